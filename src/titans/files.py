@@ -1,0 +1,109 @@
+"""Files that are either whole or absent: atomic writes, and safetensors with errors a person can act on."""
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from titans.errors import TitansError
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Calls `write` on a temporary file beside `path`, flushes it to disk and moves it into place.
+
+    A full disk, an interrupt or a crash leaves `path` as it was and no temporary file behind.
+
+    Raises:
+        TitansError: the folder cannot be written or the disk is full.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        os.fchmod(handle, 0o644)
+        os.close(handle)
+        write(temporary)
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        if full:
+            raise TitansError(f"disk full while writing {path}: free some space and run again") from error
+        raise TitansError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes `text` as UTF-8, atomically."""
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Writes `value` as indented JSON, atomically."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def save_tensors(path: str | Path, kind: str, tensors: Mapping[str, Tensor], header: object) -> None:
+    """Saves named tensors and a JSON header as one safetensors file, atomically.
+
+    Args:
+        kind: what the file is ("model", "memory state", ...); `load_tensors` refuses any other.
+        header: anything JSON can hold; readable without loading the tensors.
+    """
+    # safetensors refuses shared and non-contiguous memory, and a fresh state is an expanded parameter.
+    owned = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    metadata = {"titans": kind, "header": json.dumps(header, allow_nan=False)}
+    write_atomically(path, lambda temporary: save_file(owned, temporary, metadata=metadata))
+
+
+def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
+    """Loads what `save_tensors` wrote: the tensors (on the CPU) and the header.
+
+    Raises:
+        TitansError: the file is missing, unreadable, truncated, foreign, or of another kind.
+    """
+    path = Path(path)
+    with _readable(path), safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if "titans" not in metadata:
+            raise TitansError(f"{path} was not written by titans; it cannot be loaded as a {kind}")
+        if metadata["titans"] != kind:
+            raise TitansError(f"{path} holds a {metadata['titans']}, not a {kind}")
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return tensors, json.loads(metadata["header"])
+
+
+def read_json(path: str | Path) -> dict:
+    """Reads a JSON object; errors as in `load_tensors`."""
+    path = Path(path)
+    with _readable(path):
+        value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise TitansError(f"{path} should hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    if not path.exists():
+        raise TitansError(f"{path} does not exist")
+    if path.is_dir():
+        raise TitansError(f"{path} is a folder, not a file")
+    try:
+        yield
+    except OSError as error:
+        raise TitansError(f"cannot read {path}: {error.strerror or error}") from error
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+        raise TitansError(f"{path} is damaged, truncated or of another format ({error})") from error
