@@ -1,0 +1,20 @@
+"""The neural memory: definition (`reference`), dual form (`chunked`), one-token form (`recurrent`), and the layer."""
+
+from titans.memory.chunked import chunk_titans
+from titans.memory.config import MemoryConfig
+from titans.memory.layer import NeuralMemory
+from titans.memory.networks import MemoryNetwork, Norm
+from titans.memory.recurrent import recurrent_titans
+from titans.memory.reference import reference_titans
+from titans.memory.state import MemoryState
+
+__all__ = [
+    "MemoryConfig",
+    "MemoryNetwork",
+    "MemoryState",
+    "NeuralMemory",
+    "Norm",
+    "chunk_titans",
+    "recurrent_titans",
+    "reference_titans",
+]

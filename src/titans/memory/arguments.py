@@ -1,0 +1,254 @@
+"""What the three forms of the memory operation (reference, chunked, recurrent) have in common: their arguments.
+
+Shapes, for B rows, T tokens, H heads, head dimension d, L memory layers:
+
+    q, k, v         [B, T, H, d]; k and q are expected to be L2-normalised
+    g               log(1 - alpha), at most 0: [B, T, H], [B, T, H, L], or channel-wise [B, T, H, sum of the layers' d_in]
+    log_eta         log of the momentum eta, at most 0: [B, T, H] or [B, T, H, L]; None for no momentum
+    theta           step size: [B, T, H] or [B, T, H, L]
+    weights         memory weights a document begins with, one [H, d_in, d_out] per layer; None: those of
+                    `initial_state`, or without one a linear memory of zeros
+    norm            weight and bias [H, d] of the memory network's layer norm; None: 1 and 0
+    activation      gelu, silu or relu
+    chunk_size      tokens whose gradients are taken at the same weights; semantic, not a speed setting
+    guard_limit     largest summed step of a chunk; None switches the guard off
+    initial_state   a MemoryState; None: a fresh one
+    output_final_state   return the state after the last token (else None)
+    mask            [B, T], 0 where a token is absent: it neither writes, decays nor counts
+    reset           [B, T], 1 where a new document begins; ignored where the token is absent
+    cu_seqlens      [N + 1] boundaries of N documents packed into one row (B = 1); the initial and final states then have
+                    N rows. Each document equals a call of its own.
+
+They return outputs [B, T, H, d] and the final state. State and arithmetic are float32 (float64 if q is).
+"""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from titans.memory.gates import Gates
+from titans.memory.layout import Layout
+from titans.memory.networks import MemoryNetwork, Norm
+from titans.memory.state import MemoryState
+
+
+@dataclass(frozen=True)
+class Call:
+    """Checked arguments: everything in the working dtype, gates with an explicit last axis, a state in place."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    gates: Gates
+    weights: tuple[Tensor, ...]
+    norm: Norm | None
+    network: MemoryNetwork
+    state: MemoryState
+    guard_limit: float | None
+    mask: Tensor | None
+    reset: Tensor | None
+
+
+class MemoryOperation(Protocol):
+    """Signature shared by `chunk_titans`, `recurrent_titans` and `reference_titans`."""
+
+    def __call__(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        g: Tensor,
+        log_eta: Tensor | None,
+        theta: Tensor,
+        weights: Sequence[Tensor] | None = None,
+        norm: Norm | None = None,
+        *,
+        activation: str = "gelu",
+        chunk_size: int = 16,
+        guard_limit: float | None = 1.0,
+        initial_state: MemoryState | None = None,
+        output_final_state: bool = False,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, MemoryState | None]: ...
+
+
+def memory_operation(run: Callable[[Call], tuple[Tensor, MemoryState]]) -> MemoryOperation:
+    """Turns a function of a checked `Call` into one with the public signature (see the top of this file)."""
+
+    def operation(
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        g: Tensor,
+        log_eta: Tensor | None,
+        theta: Tensor,
+        weights: Sequence[Tensor] | None = None,
+        norm: Norm | None = None,
+        *,
+        activation: str = "gelu",
+        chunk_size: int = 16,
+        guard_limit: float | None = 1.0,
+        initial_state: MemoryState | None = None,
+        output_final_state: bool = False,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        cu_seqlens: Tensor | None = None,
+    ) -> tuple[Tensor, MemoryState | None]:
+        call = _check(
+            q, k, v, Gates(g, log_eta, theta), weights, norm, activation, chunk_size, guard_limit, initial_state, mask,
+            reset, cu_seqlens,
+        )  # fmt: skip
+        # The memory's state and sums stay in float32 (or 64) whatever the surrounding precision.
+        with torch.autocast(device_type=q.device.type, enabled=False):
+            if cu_seqlens is None:
+                y, state = run(call)
+            else:
+                y, state = _run_packed(run, call, cu_seqlens)
+        return y.to(q.dtype), state if output_final_state else None
+
+    operation.__name__ = operation.__qualname__ = run.__name__.lstrip("_")
+    operation.__doc__ = run.__doc__
+    return operation
+
+
+def arrange_gates(gates: Gates, layout: Layout) -> Gates:
+    """Gates [B, T, H, ·] -> [R, B, H, C, ·]."""
+    return Gates(*(None if x is None else layout.arrange(x).transpose(2, 3) for x in gates))
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Gates,
+    weights: Sequence[Tensor] | None,
+    norm: Norm | None,
+    activation: str,
+    chunk_size: int,
+    guard_limit: float | None,
+    state: MemoryState | None,
+    mask: Tensor | None,
+    reset: Tensor | None,
+    cu_seqlens: Tensor | None,
+) -> Call:
+    if q.dim() != 4 or k.shape != q.shape or v.shape != q.shape:
+        shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
+        raise ValueError(f"q, k, v must share one shape [B, T, H, d]; got {shapes}")
+    rows, length, heads, head_dim = q.shape
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+
+    if weights is None and state is not None:
+        if reset is not None:
+            raise ValueError("reset needs `weights`, the memory weights that a new document begins with")
+        weights = tuple(weight[0] for weight in state.weights)
+    elif weights is None:
+        weights = (q.new_zeros(heads, head_dim, head_dim),)
+    weights = tuple(weight.to(dtype) for weight in weights)
+    expansion = weights[0].shape[-1] // head_dim if len(weights) > 1 else 1
+    network = MemoryNetwork(head_dim, len(weights), expansion, activation)
+    for weight, dims in zip(weights, network.layer_dims, strict=True):
+        if weight.shape != (heads, *dims):
+            raise ValueError(f"memory weights must be [H, d_in, d_out] = {(heads, *dims)}, got {tuple(weight.shape)}")
+
+    steps = (1, network.depth)
+    channels = sum(d_in for d_in, _ in network.layer_dims)
+    g = _gate("g", gates.g, (rows, length, heads), (*steps, channels), dtype)
+    theta = _gate("theta", gates.theta, (rows, length, heads), steps, dtype)
+    log_eta = gates.log_eta
+    if log_eta is not None:
+        log_eta = _gate("log_eta", log_eta, (rows, length, heads), steps, dtype)
+        width = max(theta.shape[-1], log_eta.shape[-1])
+        theta, log_eta = theta.expand(*theta.shape[:3], width), log_eta.expand(*log_eta.shape[:3], width)
+
+    mask, reset = _flags("mask", mask, q), _flags("reset", reset, q)
+    state_rows = rows
+    if cu_seqlens is not None:
+        if rows != 1 or mask is not None or reset is not None:
+            raise ValueError("cu_seqlens needs one packed row (B = 1) and neither mask nor reset")
+        state_rows = len(cu_seqlens) - 1
+    expected = MemoryState.fresh(
+        weights,
+        state_rows,
+        chunk_size=chunk_size,
+        num_gates=g.shape[-1],
+        num_steps=theta.shape[-1],
+        momentum=log_eta is not None,
+    )
+    if state is None:
+        state = expected
+    else:
+        _check_state(state, expected)
+    return Call(
+        q=q.to(dtype),
+        k=k.to(dtype),
+        v=v.to(dtype),
+        gates=Gates(g, log_eta, theta),
+        weights=weights,
+        norm=None if norm is None else Norm(norm.weight.to(dtype), norm.bias.to(dtype)),
+        network=network,
+        state=state,
+        guard_limit=guard_limit,
+        mask=mask,
+        reset=reset,
+    )
+
+
+def _gate(name: str, gate: Tensor, shape: tuple[int, int, int], widths: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    gate = gate.unsqueeze(-1) if gate.dim() == 3 else gate
+    if gate.shape[:3] != shape or gate.shape[-1] not in widths:
+        raise ValueError(
+            f"{name} must be [B, T, H] = {shape} or that with a last axis of {widths}, got {tuple(gate.shape)}"
+        )
+    return gate.to(dtype)
+
+
+def _flags(name: str, flags: Tensor | None, q: Tensor) -> Tensor | None:
+    if flags is None:
+        return None
+    if flags.shape != q.shape[:2]:
+        raise ValueError(f"{name} must be [B, T] = {tuple(q.shape[:2])}, got {tuple(flags.shape)}")
+    return flags.to(device=q.device, dtype=torch.bool)
+
+
+def _check_state(state: MemoryState, expected: MemoryState) -> None:
+    found, wanted = state.tensors(), expected.tensors()
+    for name in wanted:
+        if name == "tail":
+            continue
+        if name not in found or found[name].shape != wanted[name].shape or found[name].dtype != wanted[name].dtype:
+            got = f"{tuple(found[name].shape)} {found[name].dtype}" if name in found else "nothing"
+            raise ValueError(
+                f"the memory state does not fit this call: {name} should be {tuple(wanted[name].shape)} "
+                f"{wanted[name].dtype}, got {got}"
+            )
+
+
+def _run_packed(
+    run: Callable[[Call], tuple[Tensor, MemoryState]], call: Call, cu_seqlens: Tensor
+) -> tuple[Tensor, MemoryState]:
+    """Documents packed into one row, run as rows of a padded batch."""
+    bounds = cu_seqlens.tolist()
+    lengths = [stop - start for start, stop in itertools.pairwise(bounds)]
+    if bounds[0] != 0 or bounds[-1] != call.q.shape[1] or min(lengths, default=0) < 0:
+        raise ValueError(f"cu_seqlens must rise from 0 to T = {call.q.shape[1]}, got {bounds}")
+
+    def unpack(x: Tensor) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence(list(x[0].split(lengths)), batch_first=True)
+
+    mask = unpack(torch.ones_like(call.q[..., 0, 0])).bool()
+    unpacked = replace(
+        call,
+        q=unpack(call.q),
+        k=unpack(call.k),
+        v=unpack(call.v),
+        gates=Gates(*(None if x is None else unpack(x) for x in call.gates)),
+        mask=mask,
+    )
+    y, state = run(unpacked)
+    return y[mask].unsqueeze(0), state

@@ -1,0 +1,160 @@
+"""The dual form: exact per-token weights without ever building them (eq. 16-18 for any depth).
+
+A chunk's gradients are all taken at the weights it begins with, and each is an outer product, so reading with the weights
+of token t is a masked linear attention over the chunk:
+
+    x_t W_t = kept_t (x_t W) + carried_t (x_t S) - sum_{i<=t} write[t, i] (x_t . a_i) delta_i / n_t
+
+with a_i the input and delta_i the error of that layer at token i (networks.py), the sums from gates.py. Every layer of the
+memory network is read so, the next layer's input being the activation of the last. Equals `reference_titans`.
+
+Letters: R chunks, B rows, H heads, C tokens of a chunk, K 1 or d_in.
+"""
+
+import torch
+from torch import Tensor
+
+from titans.memory.arguments import Call, arrange_gates, memory_operation
+from titans.memory.gates import Decay, Gates, decays, step_divisor
+from titans.memory.layout import layout
+from titans.memory.networks import MemoryNetwork, Norm, Surprise
+from titans.memory.state import MemoryState
+
+Tensors = tuple[Tensor, ...]
+
+
+def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
+    """The memory over whole sequences, chunk by chunk: the form to train with. Arguments: see `titans.memory.arguments`."""
+    network, state = call.network, call.state
+    length = call.q.shape[1]
+    if length == 0:
+        return call.q, state
+    plan = layout(state.position, length, state.chunk_size, call.mask, call.reset)
+    q, k, v = (plan.arrange(x).transpose(2, 3) for x in (call.q, call.k, call.v))  # [R, B, H, C, d]
+    gates = arrange_gates(call.gates, plan)
+    if plan.old is not None:
+        gates = Gates(*(_merge(plan.old, old, new) for old, new in zip(open_gates(state), gates, strict=True)))
+
+    widths = [d_in for d_in, _ in network.layer_dims]
+    channel_wise = gates.g.shape[-1] not in (1, network.depth)
+    all_decays = None if channel_wise else decays(gates, widths)
+
+    weights, momentum = state.weights, state.momentum
+    outputs = []
+    for r in range(plan.num_rounds):
+        if plan.fresh is not None:
+            begins = plan.fresh[r][:, None, None, None]
+            weights = tuple(torch.where(begins, w0, w) for w0, w in zip(call.weights, weights, strict=True))
+            momentum = tuple(torch.where(begins, 0, s) for s in momentum)
+        surprise = network.surprise(k[r], v[r], weights, call.norm)
+        if plan.old is not None:
+            surprise = _merge_surprise(plan.old[r], state, surprise)
+        now = Gates(*(None if x is None else x[r] for x in gates))
+        chunk = decays(now, widths) if all_decays is None else [decay.index(r) for decay in all_decays]
+        divisor = guard(network, surprise, weights, chunk, call.guard_limit)
+        outputs.append(read(network, q[r], weights, momentum, surprise, chunk, divisor, call.norm))
+        if plan.any_full[r]:
+            new_weights, new_momentum = close(weights, momentum, surprise, chunk, divisor)
+            if not plan.all_full[r]:
+                closes = plan.full[r][:, None, None, None]
+                new_weights = _choose(closes, new_weights, weights)
+                new_momentum = _choose(closes, new_momentum, momentum)
+            weights, momentum = new_weights, new_momentum
+
+    y = plan.restore(torch.stack(outputs).transpose(2, 3), length)
+    filled = torch.arange(state.chunk_size, device=plan.end.device) < (plan.end % state.chunk_size).unsqueeze(1)
+    stays = filled[:, None, :, None]  # nothing where the last chunk is full
+    return y, state.replace(
+        position=plan.end,
+        weights=weights,
+        momentum=momentum,
+        inputs=tuple(x * stays for x in surprise.inputs),
+        errors=tuple(x * stays for x in surprise.errors),
+        slope=surprise.slope * stays[..., 0],
+        gates=tuple(x * stays for x in (now.g, now.theta, now.log_eta) if x is not None),
+    )
+
+
+chunk_titans = memory_operation(_chunk_titans)
+
+
+def open_gates(state: MemoryState) -> Gates:
+    """The gates of the open chunk [B, H, C, ·]."""
+    g, theta, *rest = state.gates
+    return Gates(g, rest[0] if rest else None, theta)
+
+
+def guard(
+    network: MemoryNetwork, surprise: Surprise, weights: Tensors, chunk: list[Decay], limit: float | None
+) -> Tensor | None:
+    """The step divisor n [B, H, C] of each token, or None without a guard."""
+    if limit is None:
+        return None
+    return step_divisor(network.tangent_bounds(surprise, weights), chunk, limit)
+
+
+def read(
+    network: MemoryNetwork,
+    q: Tensor,
+    weights: Tensors,
+    momentum: Tensors,
+    surprise: Surprise,
+    chunk: list[Decay],
+    divisor: Tensor | None,
+    norm: Norm | None,
+) -> Tensor:
+    """M_{W_t}(q_t) for queries [B, H, N, d] whose rows of the decays are given -> [B, H, N, d] (eq. 15)."""
+    x = q
+    z = q
+    for layer, decay in enumerate(chunk):
+        if layer > 0:
+            x = network.act(z)
+        write = decay.write
+        if divisor is not None:
+            write = write / divisor[(..., None) + (None,) * (write.dim() - x.dim())]
+        inputs = surprise.inputs[layer]
+        if write.dim() == x.dim():
+            scores = (x @ inputs.transpose(-1, -2)) * write  # [B, H, N, C]
+        else:
+            scores = torch.einsum("bhtc,bhic,bhtic->bhti", x, inputs, write)
+        z = (x * decay.kept) @ weights[layer] - scores @ surprise.errors[layer]
+        if decay.carried is not None:
+            z = z + (x * decay.carried) @ momentum[layer]
+    return network.finish(q, z, norm)
+
+
+def close(
+    weights: Tensors, momentum: Tensors, surprise: Surprise, chunk: list[Decay], divisor: Tensor | None
+) -> tuple[Tensors, Tensors]:
+    """Weights and momentum at the end of a full chunk."""
+    new_weights, new_momentum = [], []
+    for layer, decay in enumerate(chunk):
+        inputs, errors = surprise.inputs[layer], surprise.errors[layer]
+        if divisor is not None:
+            errors = errors / divisor[..., -1:, None]
+        write = decay.write[..., -1, :].unsqueeze(-1) if decay.kept.shape[-1] == 1 else decay.write[..., -1, :, :]
+        weight = decay.kept[..., -1, :].unsqueeze(-1) * weights[layer] - (inputs * write).transpose(-1, -2) @ errors
+        if decay.carried is not None and decay.push is not None and decay.survival is not None:
+            old = momentum[layer]
+            weight = weight + decay.carried[..., -1, :].unsqueeze(-1) * old
+            new_momentum.append(decay.survival * old - (inputs * decay.push).transpose(-1, -2) @ errors)
+        new_weights.append(weight)
+    return tuple(new_weights), tuple(new_momentum)
+
+
+def _merge(old: Tensor, kept: Tensor | None, new: Tensor | None) -> Tensor | None:
+    """Gates [R, B, H, C, ·] with the slots that earlier calls filled taken from the state."""
+    return None if new is None else torch.where(old[:, :, None, :, None], kept, new)
+
+
+def _merge_surprise(old: Tensor, state: MemoryState, new: Surprise) -> Surprise:
+    slots = old[:, None, :, None]
+    return Surprise(
+        _choose(slots, state.inputs, new.inputs),
+        _choose(slots, state.errors, new.errors),
+        torch.where(slots[..., 0], state.slope, new.slope),
+    )
+
+
+def _choose(where: Tensor, yes: Tensors, no: Tensors) -> Tensors:
+    return tuple(torch.where(where, a, b) for a, b in zip(yes, no, strict=True))

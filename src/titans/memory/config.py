@@ -1,0 +1,56 @@
+"""MemoryConfig: what a neural memory is made of."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """Settings of one `NeuralMemory`. The defaults are the paper's where it gives one."""
+
+    num_heads: int = 4
+    """independent memories; each works on dim / num_heads channels"""
+    depth: int = 2
+    """layers of the memory network, L_M; 1 is the linear (matrix) memory"""
+    expansion: int = 4
+    """hidden width of the memory network as a multiple of the head dimension"""
+    chunk_size: int = 16
+    """tokens whose gradients are taken at the same weights; part of the model, never changed after training"""
+    activation: Literal["gelu", "silu", "relu"] = "gelu"
+    """non-linearity between the memory network's layers"""
+    gate_granularity: Literal["head", "channel"] = "head"
+    """forget gate alpha per head, or per input channel of every memory layer (exact too, but slower)"""
+    max_step: float = 1.0
+    """upper end of the step size theta; above 1 a linear memory gets negative eigenvalues"""
+    guard_limit: float = 1.0
+    """largest step that the guard lets through, as a fraction of a full correction; below 2"""
+    conv_size: int = 4
+    """taps of the causal depthwise convolution after the query, key and value projections"""
+    momentum: bool = True
+    """carry past surprise (eta); off: eq. 8 instead of eq. 9-10"""
+    forgetting: bool = True
+    """decay the memory (alpha); off: eq. 9-10 instead of eq. 13-14"""
+    convolution: bool = True
+    """the causal convolution"""
+    guard: bool = True
+    """the step-size guard that keeps repeated keys from making the memory diverge"""
+
+    def __post_init__(self) -> None:
+        for name in ("num_heads", "expansion", "chunk_size", "conv_size"):
+            _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        _require("depth", self.depth, 1 <= self.depth <= 4, "1, 2, 3 or 4")
+        _require("activation", self.activation, self.activation in ("gelu", "silu", "relu"), "gelu, silu or relu")
+        granular = self.gate_granularity in ("head", "channel")
+        _require("gate_granularity", self.gate_granularity, granular, "head or channel")
+        _require("max_step", self.max_step, 0 < self.max_step <= 2, "above 0 and at most 2")
+        _require("guard_limit", self.guard_limit, 0 < self.guard_limit < 2, "above 0 and below 2")
+
+    def replace(self, **changes: object) -> "MemoryConfig":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
+
+
+def _require(field: str, value: object, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ValueError(f"MemoryConfig.{field} is {value!r}; it must be {expected}")

@@ -1,0 +1,51 @@
+"""Causal depthwise convolution over the present tokens of each document, with its past carried as a value."""
+
+import torch
+from torch import Tensor, nn
+
+from titans.memory.layout import compact, take
+
+
+def convolution_weight(channels: int, size: int) -> nn.Parameter:
+    """Taps of a depthwise convolution [channels, size], newest first, initialised as torch initialises nn.Conv1d."""
+    return nn.Parameter(torch.empty(channels, size).uniform_(-(size**-0.5), size**-0.5))
+
+
+def causal_convolution(
+    x: Tensor,
+    weight: Tensor,
+    tail: Tensor,
+    position: Tensor,
+    mask: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One call of a stream: y_t = sum_j weight[:, j] x_{t-j} over the last tokens of the same document.
+
+    x: [B, T, channels]; weight: [channels, size]; tail: the last size - 1 inputs [B, size - 1, channels], zero before
+    the document's start; position: of each token in its document [B, T]; mask, reset: [B, T] bool as in `NeuralMemory`.
+    Returns y [B, T, channels] (arbitrary at absent tokens) and the new tail, both in the tail's dtype.
+    """
+    size = weight.shape[1]
+    length, past = x.shape[1], size - 1
+    count = target = None
+    if mask is not None:
+        source, target, count = compact(mask)
+        x, position = take(x, source), take(position, source)
+        reset = None if reset is None else take(reset & mask, source)
+    joined = torch.cat([tail, x.to(tail.dtype)], 1)
+    y = joined[:, past:] * weight[:, 0]
+    for j in range(1, size):
+        tap = joined[:, past - j : past - j + length] * weight[:, j]
+        y = y + (tap if reset is None else tap * (position >= j).unsqueeze(-1))
+    y = y if target is None else take(y, target)
+    if past == 0:
+        return y, tail
+    if count is None:
+        new_tail = joined[:, joined.shape[1] - past :]
+        end = position[:, -1] + 1 if length else None
+    else:
+        new_tail = take(joined, count.unsqueeze(1) + torch.arange(past, device=x.device))
+        end = torch.where(count > 0, take(position, (count - 1).clamp_min(0).unsqueeze(1)).squeeze(1) + 1, past)
+    if reset is not None and end is not None:  # what precedes the document is none of its past
+        new_tail = new_tail * (torch.arange(past, 0, -1, device=x.device) <= end.unsqueeze(1)).unsqueeze(-1)
+    return y, new_tail

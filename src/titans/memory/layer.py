@@ -1,0 +1,245 @@
+"""NeuralMemory: the memory as a layer, from projections to output (paper, sections 3 and 4.4)."""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titans.memory.arguments import MemoryOperation
+from titans.memory.chunked import chunk_titans
+from titans.memory.config import MemoryConfig
+from titans.memory.convolution import causal_convolution, convolution_weight
+from titans.memory.layout import document_positions
+from titans.memory.networks import MemoryNetwork, Norm
+from titans.memory.recurrent import recurrent_titans
+from titans.memory.reference import reference_titans
+from titans.memory.state import MemoryState
+
+Backend = Literal["auto", "reference", "chunked", "recurrent"]
+_OPERATIONS: dict[str, MemoryOperation] = {
+    "reference": reference_titans,
+    "chunked": chunk_titans,
+    "recurrent": recurrent_titans,
+}
+CHANNEL_GATE_RANK = 32  # of the low-rank projection behind channel-wise gates (as reported in arXiv 2504.13173)
+
+
+class NeuralMemory(nn.Module):
+    """A long-term memory that learns while it reads: every token is a training example for it.
+
+    Example:
+        >>> memory = NeuralMemory(64, MemoryConfig(num_heads=2))
+        >>> y, state = memory(torch.randn(1, 100, 64))
+        >>> z, state = memory(torch.randn(1, 5, 64), state)   # continues where the first call ended
+    """
+
+    def __init__(self, dim: int, config: MemoryConfig | None = None) -> None:
+        super().__init__()
+        config = config or MemoryConfig()
+        if dim % config.num_heads:
+            raise ValueError(f"dim is {dim}; it must be a multiple of MemoryConfig.num_heads = {config.num_heads}")
+        self.dim, self.config = dim, config
+        heads, head_dim = config.num_heads, dim // config.num_heads
+        self.network = MemoryNetwork.from_config(config, head_dim)
+
+        self.project_qkv = nn.Linear(dim, 3 * dim, bias=False)  # W_Q, W_K, W_V
+        self.conv_weight = convolution_weight(3 * dim, config.conv_size) if config.convolution else None
+        self.gates = GateProjections(dim, config, self.network)
+        self.initial_weights = nn.ParameterList(
+            torch.randn(heads, d_in, d_out) / math.sqrt(d_in) for d_in, d_out in self.network.layer_dims
+        )
+        deep = config.depth > 1
+        self.norm_weight = nn.Parameter(torch.ones(heads, head_dim)) if deep else None
+        self.norm_bias = nn.Parameter(torch.zeros(heads, head_dim)) if deep else None
+        self.output_norm = nn.RMSNorm(head_dim, eps=1e-6)
+        self.output_gate = nn.Linear(dim, dim, bias=False)
+        self.project_out = nn.Linear(dim, dim, bias=False)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: MemoryState | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        backend: Backend = "auto",
+    ) -> tuple[Tensor, MemoryState]:
+        """Writes every token into the memory and reads it back with the weights just written.
+
+        Args:
+            x: [B, T, dim].
+            state: what an earlier call returned; None begins a document in every row.
+            mask: [B, T], 0 where a token is absent: no write, no decay, no momentum, no convolution step.
+            reset: [B, T], 1 where a new document begins (ignored where the token is absent).
+            backend: "chunked" to train and to read long inputs, "recurrent" for single tokens, "reference" for the
+                definition; "auto" takes "recurrent" for one token and "chunked" otherwise.
+
+        Returns:
+            y [B, T, dim], zero where a token is absent, and the state after the last token.
+
+        Raises:
+            ValueError: x, state, mask or reset have the wrong shape or dtype.
+        """
+        state = self.begin(x) if state is None else state
+        self._check(x, state, mask, reset)
+        mask = None if mask is None else mask.to(x.device, torch.bool)
+        reset = None if reset is None else reset.to(x.device, torch.bool)
+        if reset is not None and mask is not None:
+            reset = reset & mask
+        position = document_positions(state.position, x.shape[1], mask, reset)
+
+        qkv, tail = self._convolve(self.project_qkv(x), self.conv_weight, state.tail, position, mask, reset)
+        q, k, v = F.silu(qkv).unflatten(-1, (3, self.config.num_heads, -1)).unbind(2)  # [B, T, H, d]
+        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        g, log_eta, theta = self.gates(x)
+        if backend == "auto":
+            backend = "recurrent" if x.shape[1] == 1 else "chunked"
+        reads, after = _OPERATIONS[backend](
+            q,
+            k,
+            v,
+            g,
+            log_eta,
+            theta,
+            tuple(self.initial_weights),
+            self._norm(),
+            activation=self.config.activation,
+            chunk_size=self.config.chunk_size,
+            guard_limit=self.config.guard_limit if self.config.guard else None,
+            initial_state=state,
+            output_final_state=True,
+            mask=mask,
+            reset=reset,
+        )
+        assert after is not None
+        y = self._output(reads, x)
+        if mask is not None:
+            y = y * mask.unsqueeze(-1)
+        return y, after.replace(tail=tail)
+
+    def begin(self, x: Tensor) -> MemoryState:
+        """The state before the first token of a document, for the rows of x [B, ...]."""
+        dtype = torch.float64 if self.output_norm.weight.dtype == torch.float64 else torch.float32
+        return MemoryState.fresh(
+            tuple(weight.to(dtype) for weight in self.initial_weights),
+            x.shape[0],
+            chunk_size=self.config.chunk_size,
+            num_gates=self.gates.num_forget,
+            num_steps=self.config.depth,
+            momentum=self.config.momentum,
+            tail=(self.config.conv_size - 1, 3 * self.dim) if self.conv_weight is not None else (0, 0),
+        )
+
+    def queries(
+        self, x: Tensor, tail: Tensor, position: Tensor, mask: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Queries [B, T, H, d] of a stream that is only read, never written, and its convolution tail [B, ·, dim]."""
+        weight = None if self.conv_weight is None else self.conv_weight[: self.dim]
+        projected = F.linear(x, self.project_qkv.weight[: self.dim])
+        q, tail = self._convolve(projected, weight, tail, position, mask, reset)
+        return F.normalize(F.silu(q).unflatten(-1, (self.config.num_heads, -1)), dim=-1), tail
+
+    def recall(self, queries: Tensor, x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        """M*(q): reads with given weights [B, H, d_in, d_out] and writes nothing; x [B, T, dim] drives the output gate."""
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            reads = self.network(queries.transpose(1, 2), weights, self._norm()).transpose(1, 2)
+        return self._output(reads, x)
+
+    def _convolve(
+        self,
+        x: Tensor,
+        weight: Tensor | None,
+        tail: Tensor,
+        position: Tensor,
+        mask: Tensor | None,
+        reset: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        if weight is None:
+            return x.to(tail.dtype), tail
+        return causal_convolution(x, weight, tail, position, mask, reset)
+
+    def _norm(self) -> Norm | None:
+        if self.norm_weight is None or self.norm_bias is None:
+            return None
+        dtype = torch.promote_types(self.norm_weight.dtype, torch.float32)
+        return Norm(self.norm_weight.to(dtype), self.norm_bias.to(dtype))
+
+    def _output(self, reads: Tensor, x: Tensor) -> Tensor:
+        """Normalisation and gate before the output projection; reads [B, T, H, d], x [B, T, dim]."""
+        normed = self.output_norm(reads.to(self.output_norm.weight.dtype)).flatten(-2)
+        return self.project_out(normed * F.silu(self.output_gate(x)))
+
+    def _check(self, x: Tensor, state: MemoryState, mask: Tensor | None, reset: Tensor | None) -> None:
+        if x.dim() != 3 or x.shape[-1] != self.dim:
+            raise ValueError(f"x must be [B, T, dim = {self.dim}], got {tuple(x.shape)}")
+        if x.shape[1] == 0:
+            raise ValueError("x has no tokens (T = 0); pass at least one")
+        if not x.dtype.is_floating_point:
+            raise ValueError(f"x must be a floating-point tensor, got {x.dtype}")
+        if not bool(torch.isfinite(x).all()):
+            raise ValueError("x holds NaN or infinite values; the memory would never recover from them")
+        for name, flags in (("mask", mask), ("reset", reset)):
+            if flags is not None and flags.shape != x.shape[:2]:
+                raise ValueError(f"{name} must be [B, T] = {tuple(x.shape[:2])}, got {tuple(flags.shape)}")
+        if len(state.position) != len(x):
+            raise ValueError(f"the state has {len(state.position)} rows, x has {len(x)}")
+
+
+class GateProjections(nn.Module):
+    """Per-token gates of every head and memory layer, from the layer's input.
+
+    Each is a linear map and a sigmoid that can close exactly: stretched a little past 0 and cut off there, so that a
+    token can leave the memory untouched. Over millions of tokens a gate that is only nearly closed forgets everything.
+    The step is theta = theta_raw (1 - eta), so that momentum does not amplify it.
+    """
+
+    def __init__(self, dim: int, config: MemoryConfig, network: MemoryNetwork) -> None:
+        super().__init__()
+        self.config = config
+        heads, depth = config.num_heads, config.depth
+        channels = sum(d_in for d_in, _ in network.layer_dims)
+        self.num_forget = channels if config.gate_granularity == "channel" else depth
+        self.step = _gate(dim, heads * depth, torch.zeros(heads * depth))
+        self.momentum = _gate(dim, heads * depth, torch.zeros(heads * depth)) if config.momentum else None
+        if not config.forgetting:
+            self.forget = None
+        else:
+            # Horizons from about 10 to 1,000 tokens, spread over the heads.
+            rate = torch.logspace(-1, -3, heads).repeat_interleave(self.num_forget)
+            bias = torch.logit((rate + FORGET_MARGIN) / (1 + 2 * FORGET_MARGIN))
+            self.forget = _gate(dim, heads * self.num_forget, bias, config.gate_granularity == "channel")
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """x [B, T, dim] -> g = log(1 - alpha), log_eta (None without momentum), theta: [B, T, H, ·], float32 or 64."""
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            x = x.to(torch.promote_types(next(self.step.parameters()).dtype, torch.float32))
+            theta = closing(torch.sigmoid(self._heads(self.step, x)), STEP_MARGIN) * self.config.max_step
+            log_eta = None
+            if self.momentum is not None:
+                logits = self._heads(self.momentum, x)
+                log_eta = F.logsigmoid(logits)
+                theta = theta * torch.sigmoid(-logits)  # 1 - eta, exact for eta near 1
+            if self.forget is None:
+                return torch.zeros_like(theta).expand(*theta.shape[:3], -1), log_eta, theta
+            alpha = closing(torch.sigmoid(self._heads(self.forget, x)), FORGET_MARGIN)
+            return torch.log1p(-alpha.clamp_max(MAX_FORGET)), log_eta, theta
+
+    def _heads(self, projection: nn.Module, x: Tensor) -> Tensor:
+        return projection(x).unflatten(-1, (self.config.num_heads, -1))
+
+
+STEP_MARGIN, FORGET_MARGIN = 0.1, 0.05
+MAX_FORGET = 1 - 1e-6  # alpha = 1 exactly has no finite logarithm and no gradient
+
+
+def closing(gate: Tensor, margin: float) -> Tensor:
+    """A gate in (0, 1) stretched to (-margin, 1 + margin) and cut at 0 and 1, where it is exactly shut or open."""
+    return ((1 + 2 * margin) * gate - margin).clamp(0, 1)
+
+
+def _gate(dim: int, outputs: int, bias: Tensor, low_rank: bool = False) -> nn.Module:
+    last = nn.Linear(CHANNEL_GATE_RANK if low_rank else dim, outputs)
+    with torch.no_grad():
+        last.bias.copy_(bias)
+    return nn.Sequential(nn.Linear(dim, CHANNEL_GATE_RANK, bias=False), last) if low_rank else last

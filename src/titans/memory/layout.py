@@ -1,0 +1,153 @@
+"""Where each token of a call belongs: chunks counted from the start of its document, absent tokens left out.
+
+A call may begin in the middle of a chunk, end in another, skip masked tokens and start new documents, each row in its
+own way. `Layout` turns all of this into one regular shape, [B, R rounds, C slots], in which a round is one chunk of
+every row: slot = position in the document mod C. Slots that an earlier call filled are `old`; slots without a token are
+empty. A row with fewer chunks than others begins with empty rounds, so that the last round is every row's last chunk.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Letters: B rows, T tokens of the call, R rounds, C slots."""
+
+    num_rounds: int
+    unit: int
+    source: Tensor | None
+    """token that fills each slot [B, R * C] int64, T for none; None: slot i holds token i, and only the end is empty"""
+    target: Tensor | None
+    """slot of each token [B, T] int64, R * C for an absent one"""
+    old: Tensor | None
+    """slots of the open chunk that earlier calls filled [R, B, C] bool; None if there are none"""
+    fresh: Tensor | None
+    """rounds that begin a new document [R, B] bool; None if there are none"""
+    full: Tensor
+    """chunks whose every slot holds a token [R, B] bool"""
+    all_full: list[bool]
+    any_full: list[bool]
+    end: Tensor
+    """position of each row after the call [B] int64"""
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """[B, T, ...] -> [R, B, C, ...]; empty and old slots are zero."""
+        slots = self.num_rounds * self.unit
+        if self.source is None:
+            missing = slots - x.shape[1]
+            padded = torch.cat([x, x.new_zeros(x.shape[0], missing, *x.shape[2:])], 1) if missing else x
+        else:
+            padded = torch.cat([x, x.new_zeros(x.shape[0], 1, *x.shape[2:])], 1)
+            padded = take(padded, self.source)
+        return padded.unflatten(1, (self.num_rounds, self.unit)).transpose(0, 1)
+
+    def restore(self, x: Tensor, length: int) -> Tensor:
+        """[R, B, C, ...] -> [B, T, ...]; zero for absent tokens."""
+        flat = x.transpose(0, 1).flatten(1, 2)
+        if self.target is None:
+            return flat[:, :length]
+        padded = torch.cat([flat, flat.new_zeros(flat.shape[0], 1, *flat.shape[2:])], 1)
+        return take(padded, self.target)
+
+
+def document_positions(position: Tensor, length: int, mask: Tensor | None, reset: Tensor | None) -> Tensor:
+    """Position of each token in its document [B, T] int64, given that of the call's first token [B].
+
+    For an absent token: the position that the next present token would have, unless that one begins a document.
+    """
+    if mask is None:
+        before = torch.arange(length, device=position.device).expand(position.shape[0], length)
+    else:
+        before = mask.long().cumsum(1) - mask.long()
+    if reset is None:
+        return before + position.unsqueeze(1)
+    start = torch.where(reset, before, 0).cummax(1).values
+    return before - start + torch.where(reset.cumsum(1) > 0, 0, position.unsqueeze(1))
+
+
+def layout(position: Tensor, length: int, unit: int, mask: Tensor | None, reset: Tensor | None) -> Layout:
+    """Lays out a call of `length` tokens.
+
+    position: [B] tokens of the open document so far; mask: [B, T] bool, False where a token is absent; reset: [B, T] bool,
+    True where a document begins (ignored on absent tokens).
+    """
+    if mask is None and reset is None and length > 0 and not bool((position % unit).any()):
+        return _aligned(position, length, unit)
+    rows, device = position.shape[0], position.device
+    present = torch.ones(rows, length, dtype=torch.bool, device=device) if mask is None else mask
+    reset = None if reset is None else reset & present
+    where = document_positions(position, length, mask, reset)
+    slot = where % unit
+    carried = position % unit
+
+    opens = present & (slot == 0)
+    has_old = carried > 0
+    count = (opens.sum(1) + has_old.long()).clamp_min(1)
+    num_rounds = int(count.max())
+    first = num_rounds - count  # [B] each row's first round
+    round_ = opens.long().cumsum(1) - 1 + has_old.long().unsqueeze(1) + first.unsqueeze(1)
+
+    slots = num_rounds * unit
+    target = torch.where(present, round_ * unit + slot, slots)
+    tokens = torch.arange(length, device=device).expand(rows, length)
+    source = torch.full((rows, slots + 1), length, device=device).scatter(1, target, tokens)[:, :slots]
+    rounds = torch.arange(num_rounds, device=device)
+    old = None
+    if bool(has_old.any()):
+        in_first = rounds[:, None] == first  # [R, B]
+        old = in_first.unsqueeze(-1) & (torch.arange(unit, device=device) < carried.unsqueeze(-1))
+    filled = (source < length).unflatten(1, (num_rounds, unit)).transpose(0, 1)
+    full = (filled if old is None else filled | old).all(-1)
+    fresh = None
+    if reset is not None:
+        begins = torch.zeros(rows, slots + 1, dtype=torch.bool, device=device).scatter(1, target, reset)[:, :slots]
+        fresh = begins.unflatten(1, (num_rounds, unit)).any(-1).transpose(0, 1)
+    end = position if length == 0 else where[:, -1] + present[:, -1].long()
+    return Layout(
+        num_rounds=num_rounds,
+        unit=unit,
+        source=source,
+        target=target,
+        old=old,
+        fresh=fresh,
+        full=full,
+        all_full=full.all(1).tolist(),
+        any_full=full.any(1).tolist(),
+        end=end,
+    )
+
+
+def _aligned(position: Tensor, length: int, unit: int) -> Layout:
+    num_rounds = -(-length // unit)
+    whole = [(r + 1) * unit <= length for r in range(num_rounds)]
+    full = torch.tensor(whole, device=position.device).unsqueeze(1).expand(-1, position.shape[0])
+    return Layout(
+        num_rounds=num_rounds,
+        unit=unit,
+        source=None,
+        target=None,
+        old=None,
+        fresh=None,
+        full=full,
+        all_full=whole,
+        any_full=whole,
+        end=position + length,
+    )
+
+
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """x [B, S, ...], index [B, N] -> [B, N, ...]."""
+    rows = torch.arange(x.shape[0], device=x.device).unsqueeze(1)
+    return x[rows, index]
+
+
+def compact(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Present tokens to the left, in order: source and target indices [B, T] and the number present [B].
+
+    x.gather by `source` is compacted (absent tokens follow); gathering that by `target` puts every present token back.
+    """
+    source = (~mask).long().argsort(dim=1, stable=True)
+    return source, (mask.long().cumsum(1) - 1).clamp_min(0), mask.sum(1)

@@ -1,0 +1,174 @@
+"""The small network that is the memory, and its gradient written by hand.
+
+    M(x) = x + LN(W_L act(... act(W_1 x)))        depth L >= 2
+    M(x) = W_1 x                                  depth 1, the linear memory
+
+Letters: B rows, H heads, C tokens, d head dimension, h hidden width. Weights are stored for row vectors, so a layer
+is `x @ W` with W [B, H, d_in, d_out].
+
+For one token the gradient of 1/2 ||M(k) - v||^2 with respect to a layer's weights is an outer product: the layer's
+input times the error that reaches the layer's output. `surprise` returns these two factors and never the product.
+The formula is written out by hand because it must run inside activation checkpointing, where torch.func does not.
+"""
+
+import itertools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from titans.memory.config import MemoryConfig
+
+LAYER_NORM_EPS = 1e-5
+_INV_SQRT_2 = 0.7071067811865476
+_INV_SQRT_2PI = 0.3989422804014327
+# Largest |act'|: the guard needs a true upper bound.
+_MAX_SLOPE = {"gelu": 1.1289050, "silu": 1.0998394, "relu": 1.0}
+
+
+class Norm(NamedTuple):
+    """Learned affine part of the memory network's layer norm: weight and bias [H, d]."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+class Surprise(NamedTuple):
+    """The gradients of a chunk as rank-one factors, one entry per memory layer.
+
+    inputs[l]: [B, H, C, d_in] what the layer saw; errors[l]: [B, H, C, d_out] what comes back to its output.
+    slope: [B, H, C] bound on the Jacobian of everything after the last layer (1 without layer norm); no gradient.
+    """
+
+    inputs: tuple[Tensor, ...]
+    errors: tuple[Tensor, ...]
+    slope: Tensor
+
+
+@dataclass(frozen=True)
+class MemoryNetwork:
+    """Shape and arithmetic of the memory network; it owns no parameters."""
+
+    head_dim: int
+    depth: int = 2
+    expansion: int = 4
+    activation: str = "gelu"
+
+    @classmethod
+    def from_config(cls, config: MemoryConfig, head_dim: int) -> "MemoryNetwork":
+        return cls(head_dim, config.depth, config.expansion, config.activation)
+
+    @property
+    def layer_dims(self) -> list[tuple[int, int]]:
+        """(d_in, d_out) of each layer."""
+        hidden = self.head_dim * self.expansion
+        widths = [self.head_dim, *([hidden] * (self.depth - 1)), self.head_dim]
+        return list(itertools.pairwise(widths))
+
+    def act(self, x: Tensor) -> Tensor:
+        return _ACTIVATIONS[self.activation](x)
+
+    def finish(self, x: Tensor, z: Tensor, norm: Norm | None) -> Tensor:
+        """From the last layer's output z to M(x): residual and layer norm, or nothing for the linear memory."""
+        if self.depth == 1:
+            return z
+        return x + _affine(_normalise(z)[0], norm)
+
+    def __call__(self, x: Tensor, weights: tuple[Tensor, ...], norm: Norm | None = None) -> Tensor:
+        """M_W(x): x [B, H, C, d], weights one [B, H, d_in, d_out] per layer -> [B, H, C, d]."""
+        z = x @ weights[0]
+        for weight in weights[1:]:
+            z = self.act(z) @ weight
+        return self.finish(x, z, norm)
+
+    def surprise(self, k: Tensor, v: Tensor, weights: tuple[Tensor, ...], norm: Norm | None = None) -> Surprise:
+        """Gradient of 1/2 ||M_W(k) - v||^2 with respect to every layer, in factors (eq. 12).
+
+        k, v: [B, H, C, d]; weights: one [B, H, d_in, d_out] per layer.
+        """
+        inputs, slopes = [k], []
+        z = k @ weights[0]
+        for weight in weights[1:]:
+            hidden, slope = _activate(self.activation, z)
+            inputs.append(hidden)
+            slopes.append(slope)
+            z = hidden @ weight
+
+        if self.depth == 1:
+            error = z - v
+            bound = torch.ones_like(z[..., 0])
+        else:
+            unit, inverse_std = _normalise(z)
+            back = k + _affine(unit, norm) - v
+            if norm is not None:
+                back = back * norm.weight.unsqueeze(-2)
+            projected = (back * unit).mean(-1, keepdim=True)
+            error = inverse_std * (back - back.mean(-1, keepdim=True) - unit * projected)
+            bound = inverse_std.detach().squeeze(-1)
+            if norm is not None:
+                bound = bound * norm.weight.detach().abs().amax(-1, keepdim=True)
+
+        errors = [error]
+        for weight, slope in zip(reversed(weights[1:]), reversed(slopes), strict=True):
+            errors.append((errors[-1] @ weight.transpose(-1, -2)) * slope)
+        return Surprise(tuple(inputs), tuple(reversed(errors)), bound)
+
+    def tangent_bounds(self, surprise: Surprise, weights: tuple[Tensor, ...]) -> list[Tensor]:
+        """Upper bound on how far a unit step on token j moves the output for token i, per memory layer.
+
+        The tangent kernel of layer l is (a_i . a_j) P_i P_j^T, with a the layer's input and P the product of the
+        Jacobians after it; its norm is at most |a_i . a_j| s_i s_j prod_m ||W_m||^2 max|act'|^2 over the layers m above,
+        s the slope of the layer norm. Returns one [B, H, C, C] per layer, without gradient.
+        """
+        with torch.no_grad():
+            above = surprise.slope.unsqueeze(-1) * surprise.slope.unsqueeze(-2)
+            bounds = []
+            for layer in reversed(range(self.depth)):
+                inputs = surprise.inputs[layer]
+                bounds.append((inputs @ inputs.transpose(-1, -2)).abs() * above)
+                if layer > 0:
+                    gain = squared_norm_bound(weights[layer]) * _MAX_SLOPE[self.activation] ** 2
+                    above = above * gain[..., None, None]
+            return bounds[::-1]
+
+
+def squared_norm_bound(weight: Tensor) -> Tensor:
+    """Upper bound on the squared spectral norm of `weight` [..., m, n] -> [...].
+
+    The Schatten-8 norm: (sum sigma^8)^(1/4), at most n^(1/4) too large where the Frobenius norm is n too large. A power
+    iteration would be tighter but approaches from below, and a guard needs a bound.
+    """
+    small = weight.shape[-2] < weight.shape[-1]
+    gram = weight @ weight.transpose(-1, -2) if small else weight.transpose(-1, -2) @ weight
+    scale = gram.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(torch.finfo(weight.dtype).tiny)
+    gram = gram / scale[..., None, None]
+    return scale * (gram @ gram).square().sum((-2, -1)).pow(0.25)
+
+
+def _normalise(z: Tensor) -> tuple[Tensor, Tensor]:
+    """z to zero mean and unit variance over the last axis, and 1 / std."""
+    centred = z - z.mean(-1, keepdim=True)
+    inverse_std = torch.rsqrt(centred.square().mean(-1, keepdim=True) + LAYER_NORM_EPS)
+    return centred * inverse_std, inverse_std
+
+
+def _affine(unit: Tensor, norm: Norm | None) -> Tensor:
+    return unit if norm is None else unit * norm.weight.unsqueeze(-2) + norm.bias.unsqueeze(-2)
+
+
+def _activate(name: str, z: Tensor) -> tuple[Tensor, Tensor]:
+    """act(z) and act'(z)."""
+    if name == "relu":
+        positive = (z > 0).to(z.dtype)
+        return z * positive, positive
+    if name == "silu":
+        gate = torch.sigmoid(z)
+        value = z * gate
+        return value, gate + value * (1 - gate)
+    cdf = 0.5 * (1 + torch.erf(z * _INV_SQRT_2))
+    return z * cdf, cdf + z * torch.exp(-0.5 * z * z) * _INV_SQRT_2PI
+
+
+_ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}

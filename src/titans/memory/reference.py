@@ -1,0 +1,188 @@
+"""The paper, one token at a time: slow and obvious, the oracle that every other form must equal.
+
+    S_t = eta_t S_{t-1} - theta_t grad l(M_{t'}; x_t)          (eq. 14; t' is the start of t's chunk)
+    M_t = (1 - alpha_t) M_{t-1} + S_t                          (eq. 13)
+    y_t = M_t(q_t)                                             (eq. 15)
+
+The gradient is autograd's. With chunk_size = 1 this is the plain online recurrence. Letters as in `titans.memory.arguments`.
+
+The step-size guard scales what the open chunk has added so far, so W_t is kept as two parts: `base`, where the chunk's
+start has drifted by decay and old momentum, and `added`, the chunk's own contribution (both per memory layer).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from titans.memory.arguments import Call, memory_operation
+from titans.memory.networks import Surprise
+from titans.memory.state import MemoryState
+
+
+def _reference_titans(call: Call) -> tuple[Tensor, MemoryState]:
+    """The memory by its definition, row by row and token by token. Arguments: see `titans.memory.arguments`."""
+    rows = [_run_row(call, b) for b in range(call.q.shape[0])]
+    outputs = torch.stack([y for y, _ in rows])
+    merged = iter(zip(*(state.tensors().values() for _, state in rows), strict=True))
+    return outputs, call.state.map(lambda _: torch.cat(next(merged)))
+
+
+reference_titans = memory_operation(_reference_titans)
+
+
+class _Chunk:
+    """The open chunk of one row: where it began, what it has added, and the tokens so far."""
+
+    def __init__(self, weights: list[Tensor], momentum: list[Tensor]) -> None:
+        self.start = weights  # M_{t'}, one [H, d_in, d_out] per layer
+        self.start_momentum = momentum
+        self.base = list(weights)
+        self.base_momentum = list(momentum)
+        self.added = [torch.zeros_like(w) for w in weights]
+        self.added_momentum = [torch.zeros_like(w) for w in weights]
+        self.divisor = torch.ones(len(weights[0]), 1, 1, dtype=weights[0].dtype)
+        self.inputs: list[list[Tensor]] = []
+        self.errors: list[list[Tensor]] = []
+        self.slopes: list[Tensor] = []
+        self.gates: list[tuple[Tensor, ...]] = []
+        # How much of each token's gradient is in `added` and in `added_momentum`, per layer [H, tokens so far, 1 or d_in].
+        self.writes = [w.new_zeros(len(w), 0, 1) for w in weights]
+        self.pushes = [w.new_zeros(len(w), 0, 1) for w in weights]
+
+
+def _run_row(call: Call, b: int) -> tuple[Tensor, MemoryState]:
+    network, norm = call.network, call.norm
+    state = call.state.select(torch.tensor([b]))
+    chunk_size = state.chunk_size
+    position = int(state.position)
+    chunk = _reopen(call, state, position % chunk_size)
+    outputs = []
+    for t in range(call.q.shape[1]):
+        if call.mask is not None and not call.mask[b, t]:
+            outputs.append(torch.zeros_like(call.q[b, t]))
+            continue
+        if call.reset is not None and call.reset[b, t]:
+            position = 0
+            chunk = _Chunk(list(call.weights), [torch.zeros_like(w) for w in call.weights[: len(state.momentum)]])
+        k, v, q = (x[b, t].unsqueeze(1) for x in (call.k, call.v, call.q))  # [H, 1, d]
+        gates = tuple(x[b, t] for x in (call.gates.g, call.gates.theta, call.gates.log_eta) if x is not None)
+        gradients = _gradients(call, chunk.start, k, v)
+        surprise = network.surprise(k[None], v[None], _batched(chunk.start), norm)
+        _record(chunk, surprise, gates)
+        _advance(call, chunk, gates, gradients)
+        now = [base - added / chunk.divisor for base, added in zip(chunk.base, chunk.added, strict=True)]
+        outputs.append(network(q[None], _batched(now), norm)[0, :, 0])
+        position += 1
+        if position % chunk_size == 0:
+            momentum = [
+                base - added / chunk.divisor
+                for base, added in zip(chunk.base_momentum, chunk.added_momentum, strict=False)
+            ]
+            chunk = _Chunk(now, momentum)
+    return torch.stack(outputs), _as_state(state, chunk, position)
+
+
+def _gradients(call: Call, weights: list[Tensor], k: Tensor, v: Tensor) -> list[Tensor]:
+    """grad of 1/2 ||M_W(k) - v||^2 with respect to every layer of W, by autograd (eq. 12)."""
+    with torch.enable_grad():
+        leaves = [w if w.requires_grad else w.detach().requires_grad_() for w in weights]
+        prediction = call.network(k[None], _batched(leaves), call.norm)[0]
+        loss = 0.5 * (prediction - v).square().sum()
+        return list(torch.autograd.grad(loss, leaves, create_graph=torch.is_grad_enabled()))
+
+
+def _advance(call: Call, chunk: _Chunk, gates: tuple[Tensor, ...], gradients: list[Tensor]) -> None:
+    """Eq. 13 and 14 for one token, on both parts of W and S."""
+    g, theta, *rest = gates
+    for layer, gradient in enumerate(gradients):
+        keep = _forget(call, g, layer).exp()  # 1 - alpha: [H, 1, 1] or [H, d_in, 1]
+        step = _pick(theta, layer)  # [H, 1, 1]
+        surprise = step * gradient
+        if rest:
+            eta = _pick(rest[0], layer).exp()
+            chunk.base_momentum[layer] = eta * chunk.base_momentum[layer]
+            chunk.added_momentum[layer] = eta * chunk.added_momentum[layer] + surprise
+            chunk.pushes[layer] = torch.cat([eta * chunk.pushes[layer], step], 1)
+            surprise, push = chunk.added_momentum[layer], chunk.pushes[layer]
+        else:
+            push = F.pad(step, (0, 0, chunk.writes[layer].shape[1], 0))
+        chunk.base[layer] = keep * chunk.base[layer] + (chunk.base_momentum[layer] if rest else 0)
+        chunk.added[layer] = keep * chunk.added[layer] + surprise
+        decayed = keep.transpose(-1, -2) * chunk.writes[layer]
+        chunk.writes[layer] = F.pad(decayed, (0, 0, 0, 1)) + push
+    if call.guard_limit is not None:
+        chunk.divisor = _guard(call, chunk, call.guard_limit)
+
+
+def _guard(call: Call, chunk: _Chunk, limit: float) -> Tensor:
+    """n_t = max(1, r_t / limit), r_t = max_i sum_l sum_j write_l[t, j] bound_l[i, j] over the chunk's tokens so far."""
+    stacked = Surprise(
+        tuple(torch.cat([token[layer] for token in chunk.inputs], -2) for layer in range(call.network.depth)),
+        tuple(torch.cat([token[layer] for token in chunk.errors], -2) for layer in range(call.network.depth)),
+        torch.cat(chunk.slopes, -1),
+    )
+    bounds = call.network.tangent_bounds(stacked, _batched(chunk.start))
+    rate = torch.zeros_like(bounds[0][0, :, :, 0])  # [H, tokens so far]
+    for writes, bound in zip(chunk.writes, bounds, strict=True):
+        for j, write in enumerate(writes.detach().amax(-1).unbind(1)):
+            rate = rate + write[:, None] * bound[0, :, :, j]
+    return (rate.amax(-1) / limit).clamp_min(1)[:, None, None]
+
+
+def _record(chunk: _Chunk, surprise: Surprise, gates: tuple[Tensor, ...]) -> None:
+    chunk.inputs.append(list(surprise.inputs))
+    chunk.errors.append(list(surprise.errors))
+    chunk.slopes.append(surprise.slope)
+    chunk.gates.append(gates)
+
+
+def _pick(gate: Tensor, layer: int) -> Tensor:
+    """[H, 1 or L] -> [H, 1, 1] for one layer."""
+    return gate[:, min(layer, gate.shape[1] - 1)][:, None, None]
+
+
+def _forget(call: Call, g: Tensor, layer: int) -> Tensor:
+    widths = [d_in for d_in, _ in call.network.layer_dims]
+    if g.shape[1] in (1, len(widths)):
+        return _pick(g, layer)
+    return g.split(widths, 1)[layer].unsqueeze(-1)
+
+
+def _batched(weights: list[Tensor]) -> tuple[Tensor, ...]:
+    return tuple(w.unsqueeze(0) for w in weights)
+
+
+def _reopen(call: Call, state: MemoryState, fill: int) -> _Chunk:
+    """Replays the open chunk of a state, whose gradients are known as factors."""
+    chunk = _Chunk([w[0] for w in state.weights], [s[0] for s in state.momentum])
+    for i in range(fill):
+        inputs = tuple(x[:, :, i : i + 1] for x in state.inputs)
+        errors = tuple(x[:, :, i : i + 1] for x in state.errors)
+        gates = tuple(x[0, :, i] for x in state.gates)
+        _record(chunk, Surprise(inputs, errors, state.slope[:, :, i : i + 1]), gates)
+        gradients = [(a.transpose(-1, -2) @ e)[0] for a, e in zip(inputs, errors, strict=True)]
+        _advance(call, chunk, gates, gradients)
+    return chunk
+
+
+def _as_state(old: MemoryState, chunk: _Chunk, position: int) -> MemoryState:
+    empty = old.chunk_size - len(chunk.slopes)
+
+    def fill(tokens: list[Tensor], like: Tensor) -> Tensor:
+        """Tokens [1, H, 1, ·] and then zeros, [1, H, C, ·]."""
+        blank = like.new_zeros(1, like.shape[1], empty, *like.shape[3:])
+        return torch.cat([*tokens, blank], 2)
+
+    def layered(history: list[list[Tensor]], old: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(fill([token[layer] for token in history], like) for layer, like in enumerate(old))
+
+    gates = [[gate[None, :, None] for gate in token] for token in chunk.gates]
+    return old.replace(
+        position=torch.tensor([position]),
+        weights=_batched(chunk.start),
+        momentum=_batched(chunk.start_momentum),
+        inputs=layered(chunk.inputs, old.inputs),
+        errors=layered(chunk.errors, old.errors),
+        slope=fill(chunk.slopes, old.slope),
+        gates=layered(gates, old.gates),
+    )

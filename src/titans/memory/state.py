@@ -1,0 +1,165 @@
+"""MemoryState: everything a memory knows, as a value that goes in and comes out."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from titans.errors import TitansError
+from titans.files import load_tensors, save_tensors
+
+
+class TensorTree:
+    """What frozen dataclasses of tensors, tuples of tensors and further trees can do."""
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """A copy with `change` applied to every tensor."""
+        return _map(self, change)
+
+    def detach(self) -> Self:
+        """The same values, cut off from the graph that computed them."""
+        return self.map(torch.Tensor.detach)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same values on another device."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    def select(self, rows: Tensor) -> Self:
+        """The state of some rows of the batch (int64 indices [N]); repeats are allowed."""
+        return self.map(lambda tensor: tensor[rows])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by dotted name, in a fixed order."""
+        return dict(_walk(self, ""))
+
+    def with_tensors(self, tensors: Mapping[str, Tensor]) -> Self:
+        """A copy of this tree with every tensor taken from `tensors`.
+
+        Raises:
+            TitansError: a tensor is missing, foreign, or of another shape or dtype (the number of rows may differ).
+        """
+        expected = self.tensors()
+        if expected.keys() != tensors.keys():
+            odd = sorted(expected.keys() ^ tensors.keys())
+            raise TitansError(f"the state belongs to another model: it differs in {', '.join(odd[:3])}")
+        for name, tensor in expected.items():
+            found = tensors[name]
+            if found.shape[1:] != tensor.shape[1:] or found.dtype != tensor.dtype:
+                raise TitansError(
+                    f"the state belongs to another model: {name} is {tuple(found.shape)} {found.dtype}, "
+                    f"this one needs {('rows', *tensor.shape[1:])} {tensor.dtype}"
+                )
+        names = iter(expected)
+        return self.map(lambda _: tensors[next(names)])
+
+
+@dataclass(frozen=True)
+class MemoryState(TensorTree):
+    """State of one neural memory for each row of a batch.
+
+    Letters: B rows, H heads, C chunk length, d_in and d_out of each memory layer, G gates per head.
+
+    The open chunk is kept as the rank-one factors of its gradients, which is all that later tokens of the chunk, and
+    the weights at its end, need; slots that no token has reached yet are zero.
+    """
+
+    position: Tensor
+    """tokens since the document began [B] int64; position mod C is the fill of the open chunk"""
+    weights: tuple[Tensor, ...]
+    """memory weights at the start of the open chunk, one [B, H, d_in, d_out] per memory layer"""
+    momentum: tuple[Tensor, ...]
+    """past surprise S at the same point; empty without momentum"""
+    inputs: tuple[Tensor, ...]
+    """open chunk: input of each memory layer [B, H, C, d_in]"""
+    errors: tuple[Tensor, ...]
+    """open chunk: error at the output of each memory layer [B, H, C, d_out]"""
+    slope: Tensor
+    """open chunk: the layer norm's Jacobian bound [B, H, C], for the guard"""
+    gates: tuple[Tensor, ...]
+    """open chunk: log(1 - alpha) [B, H, C, G], theta [B, H, C, 1 or L] and, with momentum, log(eta) likewise"""
+    tail: Tensor
+    """the last inputs of the convolution [B, conv_size - 1, channels]; no channels without convolution"""
+
+    @classmethod
+    def fresh(
+        cls,
+        weights: tuple[Tensor, ...],
+        rows: int,
+        *,
+        chunk_size: int,
+        num_gates: int,
+        num_steps: int,
+        momentum: bool,
+        tail: tuple[int, int] = (0, 0),
+    ) -> "MemoryState":
+        """The state before the first token. weights: [H, d_in, d_out] per layer; num_gates and num_steps: width of
+        the forget gate and of theta (and eta) per head; tail: taps and channels of the convolution."""
+        first = weights[0]
+
+        def zeros(*shape: int) -> Tensor:
+            return first.new_zeros(1).expand(rows, *shape)
+
+        heads = first.shape[0]
+        expanded = tuple(weight.unsqueeze(0).expand(rows, -1, -1, -1) for weight in weights)
+        widths = (num_gates, num_steps, num_steps) if momentum else (num_gates, num_steps)
+        return cls(
+            position=torch.zeros(rows, dtype=torch.int64, device=first.device),
+            weights=expanded,
+            momentum=tuple(zeros(*weight.shape) for weight in weights) if momentum else (),
+            inputs=tuple(zeros(heads, chunk_size, weight.shape[1]) for weight in weights),
+            errors=tuple(zeros(heads, chunk_size, weight.shape[2]) for weight in weights),
+            slope=zeros(heads, chunk_size),
+            gates=tuple(zeros(heads, chunk_size, width) for width in widths),
+            tail=zeros(*tail),
+        )
+
+    @property
+    def chunk_size(self) -> int:
+        return self.slope.shape[-1]
+
+    def replace(self, **changes: Any) -> "MemoryState":
+        """A copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the state to one safetensors file, atomically."""
+        save_tensors(path, "memory state", self.tensors(), {"depth": len(self.weights), "version": 1})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "MemoryState":
+        """Reads what `save` wrote. Raises TitansError for any other file."""
+        tensors, _ = load_tensors(path, "memory state")
+
+        def group(name: str) -> tuple[Tensor, ...]:
+            count = sum(key.startswith(f"{name}.") for key in tensors)
+            return tuple(tensors[f"{name}.{i}"] for i in range(count))
+
+        groups = {name: group(name) for name in ("weights", "momentum", "inputs", "errors", "gates")}
+        single = {name: tensors[name] for name in ("position", "slope", "tail")}
+        return cls(**single, **groups)  # pyright: ignore[reportArgumentType]
+
+
+def _map(node: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(node, Tensor):
+        return change(node)
+    if isinstance(node, tuple):
+        return tuple(_map(child, change) for child in node)
+    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
+        return type(node)(**{name: _map(child, change) for name, child in fields.items()})
+    return node
+
+
+def _walk(node: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    if isinstance(node, Tensor):
+        yield prefix, node
+    elif isinstance(node, tuple):
+        for i, child in enumerate(node):
+            yield from _walk(child, f"{prefix}.{i}" if prefix else str(i))
+    elif dataclasses.is_dataclass(node):
+        for field in dataclasses.fields(node):
+            yield from _walk(getattr(node, field.name), f"{prefix}.{field.name}" if prefix else field.name)
