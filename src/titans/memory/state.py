@@ -40,7 +40,7 @@ class TensorTree:
         """A copy of this tree with every tensor taken from `tensors`.
 
         Raises:
-            TitansError: a tensor is missing, foreign, or of another shape or dtype (the number of rows may differ).
+            TitansError: a tensor is missing, foreign, or of another shape (the number of rows and the precision may differ).
         """
         expected = self.tensors()
         if expected.keys() != tensors.keys():
@@ -48,10 +48,10 @@ class TensorTree:
             raise TitansError(f"the state belongs to another model: it differs in {', '.join(odd[:3])}")
         for name, tensor in expected.items():
             found = tensors[name]
-            if found.shape[1:] != tensor.shape[1:] or found.dtype != tensor.dtype:
+            if found.shape[1:] != tensor.shape[1:] or found.is_floating_point() != tensor.is_floating_point():
                 raise TitansError(
-                    f"the state belongs to another model: {name} is {tuple(found.shape)} {found.dtype}, "
-                    f"this one needs {('rows', *tensor.shape[1:])} {tensor.dtype}"
+                    f"the state belongs to another model: {name} is {tuple(found.shape)}, "
+                    f"this one needs {('rows', *tensor.shape[1:])}"
                 )
         names = iter(expected)
         return self.map(lambda _: tensors[next(names)])

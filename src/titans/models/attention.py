@@ -1,0 +1,125 @@
+"""Short-term memory: causal attention over a sliding window, with persistent tokens in front.
+
+Letters: B rows, T tokens, H heads, d head dimension, N window, b tokens per block of queries, P persistent tokens.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titans.memory.convolution import causal_convolution, convolution_weight
+from titans.memory.layout import take
+from titans.models.config import TitansConfig
+from titans.models.state import AttentionState
+
+
+class Attention(nn.Module):
+    """Projections that all variants share: q, k, v with convolution and rotary positions, persistent tokens, output."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.num_heads, self.rope_base, self.window = config.num_heads, config.rope_base, config.window_size
+        dim, conv = config.dim, config.memory
+        self.project_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.conv_weight = convolution_weight(3 * dim, conv.conv_size) if conv.convolution else None
+        self.project_out = nn.Linear(dim, dim, bias=False)
+        persistent = config.num_persistent_tokens
+        self.persistent = nn.Parameter(torch.randn(persistent, dim)) if persistent else None
+
+    def project(
+        self, x: Tensor, tail: Tensor, position: Tensor, mask: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x [B, T, dim] -> rotated q and k, v [B, T, H, d], and the convolution's new tail."""
+        qkv = self.project_qkv(x)
+        if self.conv_weight is not None:
+            qkv, tail = causal_convolution(qkv, self.conv_weight, tail, position, mask, reset)
+        q, k, v = qkv.to(x.dtype).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        angles = rotary_angles(position, q.shape[-1], self.rope_base)
+        return rotate(q, *angles), rotate(k, *angles), v, tail
+
+    def project_context(self, h: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, T, H, d] of tokens that are no part of the stream (MAC's memory tokens)."""
+        k, v = F.linear(h, self.project_qkv.weight[len(self.project_qkv.weight) // 3 :]).chunk(2, -1)
+        k, v = (x.unflatten(-1, (self.num_heads, -1)) for x in (k, v))
+        return rotate(k, *rotary_angles(position, k.shape[-1], self.rope_base)), v
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+        """Softmax attention with the persistent tokens always visible.
+
+        q: [B, T, H, d]; k, v: [B, S, H, d]; visible: [B or 1, T, S] bool -> [B, T, dim], output projection included.
+        """
+        if self.persistent is not None:
+            weight = self.project_qkv.weight[q.shape[2] * q.shape[3] :]
+            pk, pv = F.linear(self.persistent.to(q.dtype), weight.to(q.dtype)).chunk(2, -1)
+            pk, pv = (p.unflatten(-1, (self.num_heads, -1)).expand(len(q), -1, -1, -1) for p in (pk, pv))
+            k, v = torch.cat([pk, k], 1), torch.cat([pv, v], 1)
+            visible = F.pad(visible, (len(self.persistent), 0), value=True)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible.unsqueeze(1))
+        return self.project_out(y.transpose(1, 2).flatten(2))
+
+
+class SlidingWindowAttention(Attention):
+    """Every token sees itself, the window - 1 tokens of its document before it, and the persistent tokens.
+
+    Costs O(T * window): queries go in blocks of at most one window, each with the keys that some of them see.
+    """
+
+    def begin(self, rows: int, config: TitansConfig, like: Tensor) -> AttentionState:
+        """The state before the first token."""
+        head_dim = config.dim // config.num_heads
+        keys = like.new_zeros(1).expand(rows, config.window_size, config.num_heads, head_dim)
+        return AttentionState(keys, keys, convolution_tail(rows, config, 3 * config.dim, like))
+
+    def forward(
+        self, x: Tensor, state: AttentionState, position: Tensor, mask: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, AttentionState]:
+        """x [B, T, dim] with all absent tokens (mask 0) at the end; position [B, T] of each token in its document."""
+        rows, length = x.shape[:2]
+        q, k, v, tail = self.project(x, state.tail, position, mask, reset)
+        keys, values = (torch.cat([old.to(new.dtype), new], 1) for old, new in ((state.keys, k), (state.values, v)))
+
+        block = min(length, self.window)
+        num_blocks = -(-length // block)
+        missing = num_blocks * block - length
+        span = self.window + block
+
+        def blocks(x: Tensor) -> Tensor:
+            """[B, N + T, H, d] -> the keys of each block [B * blocks, N + b, H, d]."""
+            return F.pad(x, (0, 0, 0, 0, 0, missing)).unfold(1, span, block).flatten(0, 1).movedim(-1, 1)
+
+        queries = F.pad(q, (0, 0, 0, 0, 0, missing)).unflatten(1, (num_blocks, block)).flatten(0, 1)
+        seen = F.pad(position, (0, missing)).clamp_max(self.window - 1).view(rows * num_blocks, block, 1)
+        distance = torch.arange(self.window, span, device=x.device)[:, None] - torch.arange(
+            span, device=x.device
+        )  # of each key from each query
+        visible = (distance >= 0) & (distance <= seen)
+        y = self.attend(queries, blocks(keys), blocks(values), visible)
+        y = y.unflatten(0, (rows, num_blocks)).flatten(1, 2)[:, :length]
+
+        if mask is None:
+            keys, values = keys[:, length:], values[:, length:]
+        else:
+            newest = mask.sum(1, keepdim=True) + torch.arange(self.window, device=x.device)
+            keys, values = take(keys, newest), take(values, newest)
+        return y, AttentionState(keys.to(state.keys.dtype), values.to(state.values.dtype), tail)
+
+
+def convolution_tail(rows: int, config: TitansConfig, channels: int, like: Tensor) -> Tensor:
+    """An empty past for a convolution of the config's size."""
+    taps = config.memory.conv_size - 1 if config.memory.convolution else 0
+    return like.new_zeros(1).expand(rows, taps, channels if taps else 0)
+
+
+def rotary_angles(position: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
+    """cos and sin [B, T, 1, d / 2] of the rotary embedding, exact at any position: angles are taken in float64."""
+    frequency = base ** (-torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float64) / head_dim)
+    angle = position.double()[:, :, None, None] * frequency
+    return angle.cos(), angle.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding of x [B, T, H, d]."""
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    a, b = x.chunk(2, -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)

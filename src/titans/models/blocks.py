@@ -1,0 +1,231 @@
+"""The variants side by side: how each joins the long-term memory M to short-term attention.
+
+    MAC  memory as context   h = M*(x);  y = Attn(P || h || x) per segment;  M writes y;  o = y (x) M*(y)    (eq. 21-25)
+    MAG  memory as gate      y = SWA(P || x);  o = y (x) M(x)                                                (eq. 26-28)
+    MAL  memory as layer     y = M(x);  o = SWA(P || y)                                                      (eq. 29-31)
+    LMM  memory alone        o = M(x)
+    attention                o = SWA(P || x): the control
+
+Every block is x + mixer(norm(x)), then x + SwiGLU(norm(x)). Letters: B rows, T tokens, D = dim.
+"""
+
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titans.memory.layer import NeuralMemory
+from titans.models.attention import Attention, SlidingWindowAttention, convolution_tail
+from titans.models.config import TitansConfig
+from titans.models.segments import Segmentation, Stream
+from titans.models.state import AttentionState, BlockState, ContextState
+
+T = TypeVar("T")
+
+
+class Gate(nn.Module):
+    """o = y (x) m: both normalised with learned vectors, then a non-linearity (eq. 25 and 28)."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.memory_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+
+    def forward(self, y: Tensor, m: Tensor) -> Tensor:
+        return self.attention_norm(y) * F.silu(self.memory_norm(m))
+
+
+class ControlMixer(nn.Module):
+    """Sliding-window attention and nothing else."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.attention = SlidingWindowAttention(config)
+
+    def begin(self, x: Tensor) -> BlockState:
+        return BlockState(attention=self.attention.begin(len(x), self.config, x))
+
+    def forward(self, x: Tensor, state: BlockState, stream: Stream) -> tuple[Tensor, BlockState]:
+        y, attention = self.attention(x, _some(state.attention), stream.position, stream.mask, stream.reset)
+        return y, BlockState(attention=attention)
+
+
+class MemoryAsGate(nn.Module):
+    """MAG: attention and memory read the same tokens; the memory gates the attention."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.attention = SlidingWindowAttention(config)
+        self.memory = NeuralMemory(config.dim, config.memory)
+        self.gate = Gate(config)
+
+    def begin(self, x: Tensor) -> BlockState:
+        return BlockState(self.memory.begin(x), self.attention.begin(len(x), self.config, x))
+
+    def forward(self, x: Tensor, state: BlockState, stream: Stream) -> tuple[Tensor, BlockState]:
+        y, attention = self.attention(x, _some(state.attention), stream.position, stream.mask, stream.reset)
+        m, memory = self.memory(x, state.memory, stream.mask, stream.reset)
+        return self.gate(y, m), BlockState(memory, attention)
+
+
+class MemoryAsLayer(nn.Module):
+    """MAL: attention reads what the memory made of the tokens. The memory is a residual layer of its own."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.memory = NeuralMemory(config.dim, config.memory)
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.attention = SlidingWindowAttention(config)
+
+    def begin(self, x: Tensor) -> BlockState:
+        return BlockState(self.memory.begin(x), self.attention.begin(len(x), self.config, x))
+
+    def forward(self, x: Tensor, state: BlockState, stream: Stream) -> tuple[Tensor, BlockState]:
+        m, memory = self.memory(x, state.memory, stream.mask, stream.reset)
+        y = self.norm(x + m)
+        o, attention = self.attention(y, _some(state.attention), stream.position, stream.mask, stream.reset)
+        return m + o, BlockState(memory, attention)
+
+
+class MemoryAlone(nn.Module):
+    """LMM: the memory in place of attention."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.memory = NeuralMemory(config.dim, config.memory)
+
+    def begin(self, x: Tensor) -> BlockState:
+        return BlockState(self.memory.begin(x))
+
+    def forward(self, x: Tensor, state: BlockState, stream: Stream) -> tuple[Tensor, BlockState]:
+        m, memory = self.memory(x, state.memory, stream.mask, stream.reset)
+        return m, BlockState(memory)
+
+
+class MemoryAsContext(nn.Module):
+    """MAC: attention sees a segment together with what the memory recalls for it, and the memory writes what
+    attention made of it.
+
+    Token i of a segment sees the persistent tokens, the segment's tokens j <= i and what was recalled for tokens j <= i.
+    The paper puts all recalled tokens in front of the segment; read literally, token i would see what token j > i asked
+    for. Recall uses the memory as it was before the segment; the last read is per position, after that token's write.
+    """
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.attention = Attention(config)
+        self.memory = NeuralMemory(config.dim, config.memory)
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.gate = Gate(config)
+        size = config.segment_size
+        stride = size // (config.num_memory_tokens or size)
+        # Of each group of `stride` recalled tokens attention sees the last: causal, and nothing to carry over.
+        self.register_buffer("offered", torch.arange(1, size + 1) % stride == 0, persistent=False)
+        self.offered: Tensor
+
+    def begin(self, x: Tensor) -> BlockState:
+        config, rows = self.config, len(x)
+        memory = self.memory.begin(x)
+        head_dim = config.dim // config.num_heads
+        slots = x.new_zeros(1).expand(rows, config.segment_size, config.num_heads, head_dim)
+        return BlockState(
+            memory,
+            AttentionState(slots, slots, convolution_tail(rows, config, 3 * config.dim, x)),
+            ContextState(slots, slots, memory.weights, convolution_tail(rows, config, config.dim, x)),
+        )
+
+    def forward(self, x: Tensor, state: BlockState, stream: Stream) -> tuple[Tensor, BlockState]:
+        memory, attention, context = _some(state.memory), _some(state.attention), _some(state.context)
+        where = (stream.position, stream.mask, stream.reset)
+        questions, context_tail = self.memory.queries(x, context.tail, *where)
+        q, k, v, tail = self.attention.project(x, attention.tail, *where)
+
+        segmentation = Segmentation(stream, self.config.segment_size)
+        every_slot = torch.arange(self.config.segment_size, device=x.device)
+        outputs = []
+        keys = values = memory_keys = memory_values = x
+        weights = memory.weights
+        for segment in segmentation.segments(x, q, k, v, questions, stream.position):
+            x_s, q_s, k_s, v_s, questions_s, position_s = segment.tensors
+            weights = self._weights_before(memory.weights, context.weights, segment.continues, segment.fresh)
+            h = self.memory.recall(questions_s, x_s, weights)  # [B, W, D]
+            h_keys, h_values = self.attention.project_context(h, position_s)
+            keys, values = segment.merge(attention.keys, k_s), segment.merge(attention.values, v_s)
+            memory_keys = segment.merge(context.keys, h_keys)
+            memory_values = segment.merge(context.values, h_values)
+
+            past = every_slot <= segment.slots.unsqueeze(-1)  # [B or 1, W, S]
+            visible = torch.cat([past & self.offered, past], -1)
+            y = self.attention.attend(
+                q_s, torch.cat([memory_keys, keys], 1), torch.cat([memory_values, values], 1), visible
+            )
+            begins = None if segment.fresh is None else segment.fresh.unsqueeze(1) & (segment.slots == 0)
+            m, memory = self.memory(self.norm(y), memory, segment.present, begins)
+            outputs.append(self.gate(y, m))
+
+        keep = segmentation.open_slots
+        return segmentation.restore(outputs), BlockState(
+            memory,
+            AttentionState(keep(keys), keep(values), tail),
+            ContextState(keep(memory_keys), keep(memory_values), weights, context_tail),
+        )
+
+    def _weights_before(
+        self, now: tuple[Tensor, ...], earlier: tuple[Tensor, ...], continues: Tensor | None, fresh: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """The memory's weights at the start of each row's segment."""
+        if fresh is not None:
+            begins = fresh[:, None, None, None]
+            now = tuple(torch.where(begins, w0, w) for w0, w in zip(self.memory.initial_weights, now, strict=True))
+        if continues is not None:
+            open_ = continues[:, None, None, None]
+            now = tuple(torch.where(open_, old, w) for old, w in zip(earlier, now, strict=True))
+        return now
+
+
+class SwiGLU(nn.Module):
+    """The position-wise network."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.project_in = nn.Linear(dim, 2 * hidden, bias=False)
+        self.project_out = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, value = self.project_in(x).chunk(2, -1)
+        return self.project_out(F.silu(gate) * value)
+
+
+_MIXERS = {
+    "mac": MemoryAsContext,
+    "mag": MemoryAsGate,
+    "mal": MemoryAsLayer,
+    "lmm": MemoryAlone,
+    "attention": ControlMixer,
+}
+
+
+class Block(nn.Module):
+    """Mixer and SwiGLU, each with normalisation before and a residual connection around it."""
+
+    def __init__(self, config: TitansConfig, layer: int) -> None:
+        super().__init__()
+        self.mixer_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.mixer = _MIXERS[config.variant if config.has_memory(layer) else "attention"](config)
+        self.mlp_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.mlp = SwiGLU(config.dim, config.mlp_size)
+
+    def forward(self, x: Tensor, state: BlockState, stream: Stream) -> tuple[Tensor, BlockState]:
+        mixed, state = self.mixer(self.mixer_norm(x), state, stream)
+        x = x + mixed
+        return x + self.mlp(self.mlp_norm(x)), state
+
+
+def _some(x: T | None) -> T:
+    assert x is not None
+    return x

@@ -1,0 +1,159 @@
+"""TitansLM: tokens in, logits and the state of every stream out."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titans.errors import TitansError
+from titans.files import load_tensors, read_json, save_tensors, write_json
+from titans.memory.layout import compact, document_positions, take
+from titans.models.blocks import Block
+from titans.models.config import TitansConfig
+from titans.models.segments import Stream
+from titans.models.state import LMState
+
+IGNORED = -100  # label without a loss, as in torch
+
+
+class TitansLM(nn.Module):
+    """A language model of Titans blocks with a tied head.
+
+    Example:
+        >>> model = TitansLM(TitansConfig(variant="mac"))
+        >>> logits, state = model(tokens)               # [B, T] int64 -> [B, T, vocab_size]
+        >>> logits, state = model(more_tokens, state)   # continues; any split equals one call
+    """
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        with torch.no_grad():  # as GPT-2: residual branches start small in deep models
+            for name, parameter in self.named_parameters():
+                if name.endswith("project_out.weight"):
+                    parameter.div_((2 * config.num_layers) ** 0.5)
+
+    def forward(
+        self, tokens: Tensor, state: LMState | None = None, mask: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, LMState]:
+        """Reads tokens and predicts the next one at every position.
+
+        Args:
+            tokens: [B, T] int64.
+            state: what an earlier call returned; None begins a document in every row.
+            mask: [B, T], 0 where a token is absent (padding anywhere in the row); its logits are arbitrary.
+            reset: [B, T], 1 where a new document begins (packed documents).
+
+        Returns:
+            logits [B, T, vocab_size] and the state after the last token.
+
+        Raises:
+            ValueError: tokens, mask, reset or state have the wrong shape or dtype, or a token id is out of range.
+        """
+        self._check(tokens, state, mask, reset)
+        mask = None if mask is None else mask.to(tokens.device, torch.bool)
+        reset = None if reset is None else reset.to(tokens.device, torch.bool)
+        target = None
+        if mask is not None:
+            source, target, _ = compact(mask)
+            tokens, mask = take(tokens, source), take(mask, source)
+            reset = None if reset is None else take(reset, source) & mask
+        state = self.begin(len(tokens)) if state is None else state
+        position = document_positions(state.position, tokens.shape[1], mask, reset)
+        stream = Stream(state.position, position, mask, reset)
+
+        x = self.embedding(tokens)
+        blocks = []
+        for block, before in zip(self.blocks, state.blocks, strict=True):
+            x, after = block(x, before, stream)
+            blocks.append(after)
+        logits = F.linear(self.norm(x), self.embedding.weight)
+        if target is not None:
+            logits = take(logits, target)
+        return logits, LMState(_end(stream), tuple(blocks), self.config)
+
+    def loss(
+        self,
+        tokens: Tensor,
+        labels: Tensor,
+        state: LMState | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> tuple[Tensor, LMState]:
+        """Mean cross-entropy in nats over labels [B, T] int64 that are not -100, and the state; see `forward`."""
+        logits, state = self(tokens, state, mask, reset)
+        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED), state
+
+    def begin(self, rows: int) -> LMState:
+        """The state before the first token of `rows` documents."""
+        like = self.embedding.weight.new_zeros(rows, 1)
+        position = torch.zeros(rows, dtype=torch.int64, device=like.device)
+        return LMState(position, tuple(block.mixer.begin(like) for block in self.blocks), self.config)  # pyright: ignore
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters, the tied head counted once."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def save(self, folder: str | Path) -> None:
+        """Writes config.json and model.safetensors into `folder`, each atomically."""
+        folder = Path(folder)
+        save_tensors(folder / "model.safetensors", "model", self.state_dict(), self.config.to_dict())
+        write_json(folder / "config.json", self.config.to_dict())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "TitansLM":
+        """Reads what `save` wrote.
+
+        Raises:
+            TitansError: a file is missing, damaged, of another kind, or does not fit the configuration.
+        """
+        folder = Path(folder)
+        config = TitansConfig.from_dict(read_json(folder / "config.json"))
+        tensors, _ = load_tensors(folder / "model.safetensors", "model")
+        model = cls(config)
+        expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+        if {name: tensor.shape for name, tensor in tensors.items()} != expected:
+            raise TitansError(f"{folder / 'model.safetensors'} does not fit {folder / 'config.json'}")
+        if (dtype := tensors["embedding.weight"].dtype) != torch.float32:
+            model = model.to(dtype)
+        model.load_state_dict(tensors)
+        return model
+
+    def _check(self, tokens: Tensor, state: LMState | None, mask: Tensor | None, reset: Tensor | None) -> None:
+        if tokens.dim() != 2 or tokens.dtype != torch.int64:
+            raise ValueError(f"tokens must be [B, T] int64, got {tuple(tokens.shape)} {tokens.dtype}")
+        if tokens.numel() == 0:
+            raise ValueError(f"tokens is empty: {tuple(tokens.shape)}; pass at least one row of one token")
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.config.vocab_size:
+            bad = low if low < 0 else high
+            raise ValueError(f"token id {bad} is outside the vocabulary 0 ... {self.config.vocab_size - 1}")
+        for name, flags in (("mask", mask), ("reset", reset)):
+            if flags is not None and flags.shape != tokens.shape:
+                raise ValueError(f"{name} must be [B, T] = {tuple(tokens.shape)}, got {tuple(flags.shape)}")
+        if state is not None:
+            if state.config != self.config:
+                raise ValueError("the state belongs to a model with another configuration")
+            if state.rows != len(tokens):
+                raise ValueError(f"the state has {state.rows} rows, tokens has {len(tokens)}")
+
+
+def empty_state(config: TitansConfig) -> LMState:
+    """The structure of a model's state, without any memory behind it."""
+    with torch.device("meta"):
+        return TitansLM(config).begin(1)
+
+
+def _end(stream: Stream) -> Tensor:
+    """Position of each row after the call [B]."""
+    if stream.mask is None:
+        return stream.position[:, -1] + 1
+    count = stream.mask.sum(1)
+    last = take(stream.position, (count - 1).clamp_min(0).unsqueeze(1)).squeeze(1)
+    return torch.where(count > 0, last + 1, stream.start)

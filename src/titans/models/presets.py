@@ -1,0 +1,3 @@
+"""Named sizes: two to try things on, and the paper's."""
+
+
