@@ -30,27 +30,30 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
     if length == 0:
         return call.q, state
     plan = layout(state.position, length, state.chunk_size, call.mask, call.reset)
-    q, k, v = (plan.arrange(x).transpose(2, 3) for x in (call.q, call.k, call.v))  # [R, B, H, C, d]
+    q, k, v = (plan.arrange(x).transpose(2, 3).unbind() for x in (call.q, call.k, call.v))  # R of [B, H, C, d]
     gates = arrange_gates(call.gates, plan)
     if plan.old is not None:
         gates = Gates(*(_merge(plan.old, old, new) for old, new in zip(open_gates(state), gates, strict=True)))
 
     widths = [d_in for d_in, _ in network.layer_dims]
     channel_wise = gates.g.shape[-1] not in (1, network.depth)
-    all_decays = None if channel_wise else decays(gates, widths)
+    all_decays = None if channel_wise else list(zip(*(x.unbind() for x in decays(gates, widths)), strict=True))
 
     weights, momentum = state.weights, state.momentum
     outputs = []
     for r in range(plan.num_rounds):
-        if plan.fresh is not None:
+        if plan.fresh is not None and plan.any_fresh[r]:
             begins = plan.fresh[r][:, None, None, None]
             weights = tuple(torch.where(begins, w0, w) for w0, w in zip(call.weights, weights, strict=True))
             momentum = tuple(torch.where(begins, 0, s) for s in momentum)
         surprise = network.surprise(k[r], v[r], weights, call.norm)
-        if plan.old is not None:
+        if plan.old is not None and plan.any_old[r]:
             surprise = _merge_surprise(plan.old[r], state, surprise)
-        now = Gates(*(None if x is None else x[r] for x in gates))
-        chunk = decays(now, widths) if all_decays is None else [decay.index(r) for decay in all_decays]
+        chunk = (
+            decays(Gates(*(None if x is None else x[r] for x in gates)), widths)
+            if all_decays is None
+            else list(all_decays[r])
+        )
         divisor = guard(network, surprise, weights, chunk, call.guard_limit)
         outputs.append(read(network, q[r], weights, momentum, surprise, chunk, divisor, call.norm))
         if plan.any_full[r]:
@@ -71,7 +74,7 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
         inputs=tuple(x * stays for x in surprise.inputs),
         errors=tuple(x * stays for x in surprise.errors),
         slope=surprise.slope * stays[..., 0],
-        gates=tuple(x * stays for x in (now.g, now.theta, now.log_eta) if x is not None),
+        gates=tuple(x[-1] * stays for x in (gates.g, gates.theta, gates.log_eta) if x is not None),
     )
 
 

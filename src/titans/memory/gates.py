@@ -42,21 +42,24 @@ class Decay(NamedTuple):
     push: Tensor | None
     survival: Tensor | None
 
-    def index(self, i: int) -> "Decay":
-        """Entry i of the leading axis."""
-        return Decay(*(None if x is None else x[i] for x in self))
+    def unbind(self) -> "list[Decay]":
+        """One `Decay` per entry of the leading axis."""
+        count = len(self.kept)
+        parts = [[None] * count if x is None else x.unbind(0) for x in self]
+        return [Decay(*entry) for entry in zip(*parts, strict=True)]
 
 
 def segment_sums(x: Tensor) -> Tensor:
     """Sums over every interval: out[t, j] = x_{j+1} + ... + x_t for j <= t, minus infinity above the diagonal.
 
-    x: [..., C] -> [..., C, C]. Adding up instead of subtracting cumulative sums keeps -inf (a gate at exactly 0) and
-    large magnitudes exact; dividing cumulative products would be wrong by orders of magnitude.
+    x: [..., C] logarithms, at most 0 -> [..., C, C]. Differences of cumulative sums, taken in float64 so that nothing is
+    lost; a gate at exactly 0 (log -inf) counts as exp(-1000), which is 0 in either precision. Dividing cumulative
+    products instead would be wrong by orders of magnitude.
     """
+    sums = x.double().clamp_min(-1000).cumsum(-1)
     size = x.shape[-1]
-    later = torch.ones(size, size, dtype=torch.bool, device=x.device).tril(-1)
-    sums = torch.where(later, x.unsqueeze(-1), 0).cumsum(-2)
-    return sums.masked_fill(~(later | later.new_ones(size).diag()), -torch.inf)
+    future = torch.ones(size, size, dtype=torch.bool, device=x.device).triu(1)
+    return (sums.unsqueeze(-1) - sums.unsqueeze(-2)).to(x.dtype).masked_fill(future, -torch.inf)
 
 
 def decays(gates: Gates, layer_widths: list[int]) -> list[Decay]:
@@ -66,33 +69,30 @@ def decays(gates: Gates, layer_widths: list[int]) -> list[Decay]:
         slices = gates.g.split(layer_widths, dim=-1)
         return [_channel_decay(g, *_layer(gates, layer)) for layer, g in enumerate(slices)]
 
+    def per_layer(x: Tensor | None, dim: int = -1) -> list[Tensor | None]:
+        if x is None:
+            return [None] * depth
+        parts = x.unbind(dim)
+        return [parts[min(layer, len(parts) - 1)] for layer in range(depth)]
+
     g, theta = gates.g.transpose(-1, -2), gates.theta.transpose(-1, -2)  # [..., G, C]
     keep = segment_sums(g).exp()  # A [..., G, C, C]
     kept = g.cumsum(-1).exp()
+    carried = push = survival = None
     if gates.log_eta is None:
-        per_gate = [(kept, None, keep * theta.unsqueeze(-2), None, None)]
+        write = keep * theta.unsqueeze(-2)
     else:
         log_eta = gates.log_eta.transpose(-1, -2)
         survive = segment_sums(log_eta).exp()  # E
         survival = log_eta.cumsum(-1).exp()
-        carried = (keep @ survival.unsqueeze(-1)).squeeze(-1)
+        carried = (keep @ survival.unsqueeze(-1)).movedim(-3, -1)  # [..., C, 1, G]
         write = (keep @ survive) * theta.unsqueeze(-2)
-        push = survive[..., -1, :] * theta
-        per_gate = [(kept, carried, write, push, survival[..., -1:])]
-    (kept, carried, write, push, survival) = per_gate[0]
-
-    def column(x: Tensor | None, layer: int) -> Tensor | None:
-        return None if x is None else x[..., min(layer, x.shape[-2] - 1), :].unsqueeze(-1)
-
+        push = (survive[..., -1, :] * theta).transpose(-1, -2).unsqueeze(-2)
+        survival = survival[..., -1:].unsqueeze(-1).movedim(-3, -1)
+    columns = [per_layer(x) for x in (kept.transpose(-1, -2).unsqueeze(-2), carried, push, survival)]
     return [
-        Decay(
-            kept=_some(column(kept, layer)),
-            carried=column(carried, layer),
-            write=write[..., min(layer, write.shape[-3] - 1), :, :],
-            push=column(push, layer),
-            survival=column(survival, layer),
-        )
-        for layer in range(depth)
+        Decay(kept, carried, write, push, survival)
+        for kept, carried, push, survival, write in zip(*columns, per_layer(write, -3), strict=True)
     ]
 
 
@@ -136,8 +136,3 @@ def step_divisor(bounds: list[Tensor], layer_decays: list[Decay], limit: float) 
             reach = reach + write @ bound  # [t, i]; bound is symmetric
         past = torch.ones(reach.shape[-2:], dtype=torch.bool, device=reach.device).tril()
         return (reach.masked_fill(~past, 0).amax(-1) / limit).clamp_min(1)
-
-
-def _some(x: Tensor | None) -> Tensor:
-    assert x is not None
-    return x

@@ -29,7 +29,10 @@ class Layout:
     full: Tensor
     """chunks whose every slot holds a token [R, B] bool"""
     all_full: list[bool]
+    """rounds in which every row's chunk is full, known without asking the device"""
     any_full: list[bool]
+    any_old: list[bool]
+    any_fresh: list[bool]
     end: Tensor
     """position of each row after the call [B] int64"""
 
@@ -116,6 +119,8 @@ def layout(position: Tensor, length: int, unit: int, mask: Tensor | None, reset:
         full=full,
         all_full=full.all(1).tolist(),
         any_full=full.any(1).tolist(),
+        any_old=[False] * num_rounds if old is None else old.flatten(1).any(1).tolist(),
+        any_fresh=[False] * num_rounds if fresh is None else fresh.any(1).tolist(),
         end=end,
     )
 
@@ -134,6 +139,8 @@ def _aligned(position: Tensor, length: int, unit: int) -> Layout:
         full=full,
         all_full=whole,
         any_full=whole,
+        any_old=[False] * num_rounds,
+        any_fresh=[False] * num_rounds,
         end=position + length,
     )
 

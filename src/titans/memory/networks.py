@@ -13,7 +13,7 @@ The formula is written out by hand because it must run inside activation checkpo
 
 import itertools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,6 @@ from torch import Tensor
 from titans.memory.config import MemoryConfig
 
 LAYER_NORM_EPS = 1e-5
-_INV_SQRT_2 = 0.7071067811865476
 _INV_SQRT_2PI = 0.3989422804014327
 # Largest |act'|: the guard needs a true upper bound.
 _MAX_SLOPE = {"gelu": 1.1289050, "silu": 1.0998394, "relu": 1.0}
@@ -88,13 +87,12 @@ class MemoryNetwork:
 
         k, v: [B, H, C, d]; weights: one [B, H, d_in, d_out] per layer.
         """
-        inputs, slopes = [k], []
+        inputs, before = [k], []
         z = k @ weights[0]
         for weight in weights[1:]:
-            hidden, slope = _activate(self.activation, z)
-            inputs.append(hidden)
-            slopes.append(slope)
-            z = hidden @ weight
+            before.append(z)
+            inputs.append(self.act(z))
+            z = inputs[-1] @ weight
 
         if self.depth == 1:
             error = z - v
@@ -111,8 +109,9 @@ class MemoryNetwork:
                 bound = bound * norm.weight.detach().abs().amax(-1, keepdim=True)
 
         errors = [error]
-        for weight, slope in zip(reversed(weights[1:]), reversed(slopes), strict=True):
-            errors.append((errors[-1] @ weight.transpose(-1, -2)) * slope)
+        for weight, z in zip(reversed(weights[1:]), reversed(before), strict=True):
+            back = errors[-1] @ weight.transpose(-1, -2)
+            errors.append(_ActivationBackward.apply(back, z, self.activation))  # pyright: ignore[reportArgumentType]
         return Surprise(tuple(inputs), tuple(reversed(errors)), bound)
 
     def tangent_bounds(self, surprise: Surprise, weights: tuple[Tensor, ...]) -> list[Tensor]:
@@ -158,17 +157,35 @@ def _affine(unit: Tensor, norm: Norm | None) -> Tensor:
     return unit if norm is None else unit * norm.weight.unsqueeze(-2) + norm.bias.unsqueeze(-2)
 
 
-def _activate(name: str, z: Tensor) -> tuple[Tensor, Tensor]:
-    """act(z) and act'(z)."""
-    if name == "relu":
-        positive = (z > 0).to(z.dtype)
-        return z * positive, positive
-    if name == "silu":
-        gate = torch.sigmoid(z)
-        value = z * gate
-        return value, gate + value * (1 - gate)
-    cdf = 0.5 * (1 + torch.erf(z * _INV_SQRT_2))
-    return z * cdf, cdf + z * torch.exp(-0.5 * z * z) * _INV_SQRT_2PI
+class _ActivationBackward(torch.autograd.Function):
+    """grad * act'(z) in one kernel, and its own derivative; torch's would take a dozen."""
+
+    @staticmethod
+    def forward(ctx: Any, grad: Tensor, z: Tensor, name: str) -> Tensor:
+        ctx.save_for_backward(grad, z)
+        ctx.name = name
+        return _BACKWARD[name](grad, z)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        grad, z = ctx.saved_tensors
+        return _BACKWARD[ctx.name](upstream, z), upstream * grad * _CURVATURE[ctx.name](z), None
+
+
+def _gelu_curvature(z: Tensor) -> Tensor:
+    square = z * z
+    return torch.exp(-0.5 * square) * (2 - square) * _INV_SQRT_2PI
+
+
+def _silu_curvature(z: Tensor) -> Tensor:
+    gate = torch.sigmoid(z)
+    return gate * (1 - gate) * (2 + z * (1 - 2 * gate))
 
 
 _ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
+_BACKWARD = {
+    "gelu": torch.ops.aten.gelu_backward,
+    "silu": torch.ops.aten.silu_backward,
+    "relu": lambda grad, z: torch.ops.aten.threshold_backward(grad, z, 0),
+}
+_CURVATURE = {"gelu": _gelu_curvature, "silu": _silu_curvature, "relu": torch.zeros_like}  # act''

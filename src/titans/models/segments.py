@@ -73,13 +73,13 @@ class Segmentation:
         rounds = [plan.arrange(x) for x in tensors]
         present = plan.arrange(torch.ones_like(self.stream.position, dtype=torch.bool))
         for r in range(plan.num_rounds):
-            old = None if plan.old is None or not bool(plan.old[r].any()) else plan.old[r]
+            old = plan.old[r] if plan.old is not None and plan.any_old[r] else None
             yield Segment(
                 tensors=[x[r] for x in rounds],
                 slots=every_slot.unsqueeze(0),
                 old=old,
                 continues=None if old is None else old[:, 0],
-                fresh=None if plan.fresh is None else plan.fresh[r],
+                fresh=plan.fresh[r] if plan.fresh is not None and plan.any_fresh[r] else None,
                 present=None if plan.all_full[r] and old is None else present[r],
             )
 

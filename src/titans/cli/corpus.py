@@ -1,0 +1,38 @@
+"""The text of a run, which `train` reads, and which `train --resume` and `eval` find again in the run's folder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from titans.errors import TitansError
+
+if TYPE_CHECKING:
+    from titans.data.text import Document
+
+_NAME = "run.json"
+
+
+def documents(text: str | None, *, spool: Path, reuse: bool = False) -> "list[Document]":
+    """The documents of a file, folder, .gz or "-"; of None, the Python standard library's sources."""
+    from titans.data.text import find_documents, local_text, standard_library_sources
+
+    return standard_library_sources() if text is None else find_documents(local_text(text, spool=spool, reuse=reuse))
+
+
+def remember(run: Path, text: str | None) -> None:
+    """Notes in the run's folder which text it reads."""
+    from titans.files import write_json
+
+    write_json(run / _NAME, {"text": text if text in (None, "-") else str(Path(text).resolve())})
+
+
+def remembered(run: Path) -> "list[Document]":
+    """The documents that a run was begun with.
+
+    Raises:
+        TitansError: `run` is not a run of `titans train`, or its text is gone.
+    """
+    from titans.files import read_json
+
+    if not (run / _NAME).exists():
+        raise TitansError(f"{run} does not say which text it was trained on: it is not the folder of a run")
+    return documents(read_json(run / _NAME)["text"], spool=run, reuse=True)

@@ -1,0 +1,124 @@
+"""Let a model write on from a prompt, or from text of any length on standard input, which it reads into its memory.
+
+Example:
+    titans generate --checkpoint runs/book --prompt "Once upon a time"
+    titans generate --checkpoint runs/book --save-state book.memory < book.txt
+    titans generate --checkpoint runs/book --state book.memory --prompt "And then"
+"""
+
+import codecs
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from titans.errors import TitansError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from titans.models.language_model import TitansLM
+    from titans.models.state import LMState
+
+_BLOCK_BYTES = 4096
+
+
+def run(
+    *,
+    checkpoint: Annotated[Path, arg(metavar="DIR")],
+    prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="(default: standard input)")] = None,
+    max_new_tokens: int = 200,
+    temperature: float = 0.8,
+    top_k: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: all)")] = None,
+    top_p: Annotated[float | None, arg(metavar="FLOAT", help_behavior_hint="(default: all)")] = None,
+    stop: Annotated[tuple[str, ...], arg(metavar="TEXT ...", help_behavior_hint="(default: none)")] = (),
+    seed: int = 0,
+    state: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: an empty memory)")] = None,
+    save_state: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: forget it)")] = None,
+) -> None:
+    """Reads the prompt and prints what follows as it is made.
+
+    Args:
+        checkpoint: folder of a run or of a saved model
+        prompt: text to go on from
+        max_new_tokens: bytes to write at most
+        temperature: 0 takes the likeliest byte; higher is more varied
+        top_k: draw from the k likeliest bytes
+        top_p: draw from the likeliest bytes that together have this probability
+        stop: texts at which to stop
+        seed: of the drawing
+        state: memory to go on from, as --save-state wrote it
+        save_state: where to keep the memory of everything read and written
+    """
+    from titans.models.generation import generate
+    from titans.models.language_model import TitansLM
+    from titans.models.state import LMState
+    from titans.training.checkpoint import find_checkpoint
+    from titans.training.model import best_device
+
+    blocks = _stdin_blocks() if prompt is None else _blocks(os.fsencode(prompt))
+    model = TitansLM.load(find_checkpoint(checkpoint)).to(best_device()).eval()
+    memory = None if state is None else LMState.load(state, model).to(best_device())
+    last, memory = _read_all_but_last(model, blocks, memory)
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def show(token: int) -> None:
+        print(decoder.decode(bytes([token])), end="", flush=True)
+
+    _, memory = generate(
+        model,
+        [_tokens(last, model)],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        stop=[_tokens(os.fsencode(text), model) for text in stop],
+        seed=seed,
+        state=memory,
+        on_token=lambda tokens: show(int(tokens[0])),
+    )
+    print(decoder.decode(b"", final=True))
+    if save_state is not None:
+        memory.save(save_state)
+
+
+def _read_all_but_last(
+    model: "TitansLM", blocks: Iterable[bytes], memory: "LMState | None"
+) -> "tuple[bytes, LMState | None]":
+    """Reads text of any length into the memory, and returns its last block, from which the model writes on."""
+    import torch
+
+    from titans.training.progress import Progress
+
+    last = b""
+    with Progress("read", unit="bytes") as progress, torch.no_grad():
+        for block in blocks:
+            if last:
+                _, memory = model(_tokens(last, model)[None], memory)
+                progress.advance(len(last))
+            last = block
+    if not last:
+        raise TitansError("the prompt is empty: give at least one character to go on from")
+    return last, memory
+
+
+def _stdin_blocks() -> Iterator[bytes]:
+    if sys.stdin.isatty():
+        raise TitansError("--prompt is missing: give it, or pipe text in")
+    return iter(lambda: sys.stdin.buffer.read(_BLOCK_BYTES), b"")
+
+
+def _blocks(data: bytes) -> Iterator[bytes]:
+    return (data[start : start + _BLOCK_BYTES] for start in range(0, len(data), _BLOCK_BYTES))
+
+
+def _tokens(data: bytes, model: "TitansLM") -> "Tensor":
+    """[T] int64, where the model is."""
+    import torch
+
+    from titans.data.tokenizer import ByteTokenizer
+
+    return torch.from_numpy(ByteTokenizer().encode(data)).to(model.embedding.weight.device)

@@ -1,0 +1,105 @@
+"""`titans VERB`: finds the verb, runs it, and turns every failure into one line.
+
+Each verb is a file of this folder with a function `run`, whose parameters are the options, and a docstring, which is
+the help. Only the verb that was asked for is imported, and none imports torch before it runs.
+"""
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from titans.errors import TitansError
+
+VERBS = {
+    "quickstart": "train small models, compare them and write a report",
+    "train": "train a language model on text",
+    "eval": "measure a trained model on text",
+    "generate": "let a trained model write, with a memory that can be saved",
+    "report": "make a web page from a run",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code.
+
+    0 done; 1 an unexpected error; 2 something the user can mend; 130 interrupted; 141 the reader of our output left.
+    Set TITANS_TRACEBACK=1 to see where an error came from.
+    """
+    try:
+        _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        sys.stdout.flush()
+    except KeyboardInterrupt as stop:
+        print(f"titans: interrupted{'; ' if str(stop) else ''}{stop}", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Python flushes standard output once more at exit, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if os.environ.get("TITANS_TRACEBACK"):
+            raise
+        if isinstance(error, TitansError) or _is_ours(error):
+            print(f"titans: error: {error}", file=sys.stderr)
+            return 2
+        print(f"titans: error: {_unexpected(error)}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _dispatch(arguments: list[str]) -> None:
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help"):
+        print(_help())
+    elif verb == "--version":
+        print(f"titans {version('titans')}")
+    elif verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        meant = f"did you mean {near[0]}?" if near else "see titans --help"
+        raise TitansError(f"there is no {verb!r}: {meant}")
+    else:
+        import tyro
+
+        module = importlib.import_module(f"titans.cli.{verb}")
+        tyro.cli(
+            module.run,
+            prog=f"titans {verb}",
+            description=module.__doc__,
+            args=arguments[1:],
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+
+
+def _help() -> str:
+    verbs = "\n".join(f"  {verb:<12}{purpose}" for verb, purpose in VERBS.items())
+    return f"""usage: titans VERB [OPTIONS]
+
+Titans: a memory that keeps learning while it is used.
+
+verbs:
+{verbs}
+
+  titans VERB --help   options and an example
+  titans --version     the version
+
+example:
+  titans train --text book.txt --out runs/book
+  titans generate --checkpoint runs/book --prompt "Once upon" """.rstrip()
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether the error is a ValueError that this package raised itself, as its configurations do for a bad value."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    return isinstance(error, ValueError) and raised_in.startswith("titans.")
+
+
+def _unexpected(error: Exception) -> str:
+    first_line = str(error).strip().partition("\n")[0]
+    if isinstance(error, MemoryError) or "out of memory" in first_line or "can't allocate memory" in first_line:
+        return "out of memory: try a smaller --batch-size, --length or model"
+    return f"{type(error).__name__}: {first_line} (TITANS_TRACEBACK=1 shows where)"

@@ -1,0 +1,63 @@
+"""The log of one training run, `metrics.jsonl`, as results to report."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from titans.errors import TitansError
+from titans.report.parsing import parse
+from titans.report.results import Results, Training, TrainingPoint
+
+METRICS_NAME = "metrics.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Batch:
+    tokens: int
+    seconds: float
+    bits_per_token: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Validation:
+    tokens: int
+    seconds: float
+    validation_bits_per_token: float | None
+
+
+def read_metrics(folder: Path) -> Results:
+    """Reads `folder/metrics.jsonl`: one JSON object a line, each with `tokens`, `seconds` and either
+    `bits_per_token` (a training batch) or `validation_bits_per_token` (held-out text).
+
+    A last line without its line end is a run that is still writing, and is left out.
+
+    Raises:
+        TitansError: the file cannot be read, or a line is damaged or lacks a key (the message names the line).
+    """
+    path = Path(folder) / METRICS_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TitansError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    points = []
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        if not line.strip():
+            continue
+        try:
+            points.append(_read_line(line))
+        except ValueError as error:
+            raise TitansError(f"{path}, line {number}: {error}") from error
+    if not points:
+        raise TitansError(f"{path} is empty: there is nothing to report yet")
+    name = path.resolve().parent.name
+    return Results(title=f"Training run {name}", training=Training(curves={name: points}, unit="bits per token"))
+
+
+def _read_line(line: str) -> TrainingPoint:
+    value = json.loads(line)
+    if isinstance(value, dict) and "validation_bits_per_token" in value:
+        held_out = parse(value, _Validation)
+        bits = held_out.validation_bits_per_token
+        return TrainingPoint(tokens=held_out.tokens, seconds=held_out.seconds, bits=bits, validation=True)
+    batch = parse(value, _Batch)
+    return TrainingPoint(tokens=batch.tokens, seconds=batch.seconds, bits=batch.bits_per_token)

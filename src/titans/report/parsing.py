@@ -1,0 +1,99 @@
+"""From JSON values to dataclasses: the type annotations are the schema, and every error names its place."""
+
+import math
+import re
+from dataclasses import MISSING, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+# Control characters and lone surrogates: legal in JSON strings, but neither XML nor UTF-8 can hold them.
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", NoneType: "null"}
+WORDS |= {list: "a list", tuple: "a list", dict: "an object"}
+
+
+def parse(value: Any, kind: Any, at: str = "") -> Any:
+    """Checks a JSON value against a type annotation and builds what the annotation names.
+
+    Knows str, int, float, bool, None, unions, list[...], fixed-length tuple[...], dict[str, ...] and dataclasses
+    of these. A number that is not finite becomes None where the annotation allows it. Keys that a dataclass
+    does not have are ignored.
+
+    Args:
+        at: where the value stands, for the messages ("training.curves").
+    Raises:
+        ValueError: one line with the place, what is expected there and what was found.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return _parse_union(value, arguments, at)
+    if is_dataclass(kind):
+        return _parse_dataclass(_expect(value, dict, at), kind, at)
+    if origin is list:
+        return [parse(item, arguments[0], f"{at}[{i}]") for i, item in enumerate(_expect(value, list, at))]
+    if origin is dict:
+        items = _expect(value, dict, at).items()
+        return {_printable(name): parse(item, arguments[1], _join(at, name)) for name, item in items}
+    if origin is tuple:
+        items = _expect(value, list, at)
+        if len(items) != len(arguments):
+            raise ValueError(f"{at} should hold {len(arguments)} values, not {len(items)}")
+        return tuple(parse(item, argument, at) for item, argument in zip(items, arguments, strict=True))
+    if kind is float:
+        return _parse_float(value, at)
+    return _printable(value) if kind is str and isinstance(value, str) else _expect(value, kind, at)
+
+
+def _parse_union(value: Any, kinds: tuple, at: str) -> Any:
+    if value is None and NoneType in kinds:
+        return None
+    if NoneType in kinds and isinstance(value, float) and not math.isfinite(value):
+        return None
+    choices = [kind for kind in kinds if kind is not NoneType]
+    if len(choices) == 1:
+        return parse(value, choices[0], at)
+    for kind in choices:
+        try:
+            return parse(value, kind, at)
+        except ValueError:
+            continue
+    raise ValueError(f"{at} should be {' or '.join(WORDS[kind] for kind in kinds)}, not {_name(value)}")
+
+
+def _parse_dataclass(value: dict, kind: Any, at: str) -> Any:
+    hints, arguments = get_type_hints(kind), {}
+    for each in fields(kind):
+        if each.name in value:
+            arguments[each.name] = parse(value[each.name], hints[each.name], _join(at, each.name))
+        elif each.default is MISSING and each.default_factory is MISSING:
+            raise ValueError(f"{_join(at, each.name)} is missing")
+    try:
+        return kind(**arguments)
+    except ValueError as error:
+        raise ValueError(_join(at, str(error))) from error
+
+
+def _parse_float(value: Any, at: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{at} should be a number, not {_name(value)}")
+    if not math.isfinite(value):
+        raise ValueError(f"{at} should be a finite number, not {value}")
+    return float(value)
+
+
+def _expect(value: Any, kind: type, at: str) -> Any:
+    if type(value) is not kind:
+        raise ValueError(f"{at or 'it'} should be {WORDS[kind]}, not {_name(value)}")
+    return value
+
+
+def _name(value: Any) -> str:
+    return WORDS[type(value)]
+
+
+def _printable(text: str) -> str:
+    return UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _join(at: str, name: str) -> str:
+    return f"{at}.{_printable(name)}" if at else _printable(name)

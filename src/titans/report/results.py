@@ -1,0 +1,261 @@
+"""What a report is made of: the sections of `results.json`, their units, and how they are read and written.
+
+Every section is optional: a report shows what is there. Model names that recur in `models`, `training` and
+`recall.accuracy` are free, but `titans`, `control` and `control_equal_time` get their colours from them; in
+`distance.series` so do `memory on`, `memory frozen`, `control` and `control, equal time`.
+"""
+
+from collections.abc import Sequence, Sized
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from titans.errors import TitansError
+from titans.files import read_json, write_json
+from titans.report.parsing import parse
+
+RESULTS_NAME = "results.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where the numbers were measured.
+
+    Attributes:
+        processor: the kind of processor or accelerator, in words.
+        cores: processor cores that the run could use.
+        memory_gb: main memory in gigabytes.
+        python: version of Python.
+        torch: version of PyTorch.
+    """
+
+    processor: str
+    cores: int
+    memory_gb: float
+    python: str
+    torch: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSummary:
+    """One trained model.
+
+    Attributes:
+        label: the name that readers see.
+        parameters: number of trained parameters.
+        train_tokens: tokens that it was trained on.
+        train_seconds: wall-clock seconds of training.
+        final_bits_per_byte: on held-out text, after training.
+    """
+
+    label: str
+    parameters: int
+    train_tokens: int
+    train_seconds: float
+    final_bits_per_byte: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPoint:
+    """One point of a training curve.
+
+    Attributes:
+        tokens: tokens seen so far.
+        seconds: training seconds so far.
+        bits: the loss, in the unit of the curves; None where it was not finite.
+        validation: measured on held-out text rather than on the training batch.
+    """
+
+    tokens: int
+    seconds: float
+    bits: float | None
+    validation: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Training curves, by model, and the unit of their `bits`."""
+
+    curves: dict[str, list[TrainingPoint]]
+    unit: str = "bits per byte"
+
+    def __post_init__(self) -> None:
+        _check_filled("curves", self.curves)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distance:
+    """Bits per byte by how far into its document a byte lies.
+
+    Attributes:
+        buckets: [start, end) in bytes; each starts where the one before it ends.
+        series: bits per byte in each bucket, by way of reading; None where nothing was measured.
+        bytes: how many bytes were scored in each bucket.
+    """
+
+    buckets: list[tuple[int, int]]
+    series: dict[str, list[float | None]]
+    bytes: list[int]
+
+    def __post_init__(self) -> None:
+        _check_filled("buckets", self.buckets)
+        _check_filled("series", self.series)
+        ends = [end for _, end in self.buckets]
+        if any(start >= end for start, end in self.buckets) or ends[:-1] != [b for b, _ in self.buckets[1:]]:
+            raise ValueError("buckets should be [start, end) pairs, each starting where the one before it ends")
+        for name, values in [*self.series.items(), ("bytes", self.bytes)]:
+            _check_length(name, values, len(self.buckets), "buckets")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recall:
+    """How often a pass key is recalled, by where it was hidden and how long ago.
+
+    Attributes:
+        distances: tokens between the key and the question, ascending.
+        depths: where in the text the key was hidden, 0 (the beginning) to 1 (the end).
+        window: how many tokens back the model's attention sees.
+        trained_to: the longest distance, in tokens, that training showed.
+        samples: trials behind each number.
+        accuracy: share of keys recalled, 0 to 1, by model: one row for each depth, in it one number for each
+            distance; None where nothing was measured.
+        chance: the accuracy of guessing.
+    """
+
+    distances: list[int]
+    depths: list[float]
+    window: int
+    trained_to: int
+    samples: int
+    accuracy: dict[str, list[list[float | None]]]
+    chance: float
+
+    def __post_init__(self) -> None:
+        _check_filled("distances", self.distances)
+        _check_filled("depths", self.depths)
+        if self.distances != sorted(self.distances):
+            raise ValueError(f"distances should be ascending, not {self.distances}")
+        _check_filled("accuracy", self.accuracy)
+        for name, rows in self.accuracy.items():
+            _check_length(f"accuracy.{name}", rows, len(self.depths), "depths")
+            for row in rows:
+                _check_length(f"a row of accuracy.{name}", row, len(self.distances), "distances")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamPoint:
+    """How reading one endless text goes, measured at one moment.
+
+    Attributes:
+        tokens: tokens read so far.
+        seconds: seconds since the start.
+        resident_mb: memory of the process, in megabytes.
+        tokens_per_second: speed since the point before.
+        bits_per_byte: of the text since the point before; None where not measured.
+    """
+
+    tokens: int
+    seconds: float
+    resident_mb: float
+    tokens_per_second: float
+    bits_per_byte: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """One long reading, in order."""
+
+    points: list[StreamPoint]
+
+    def __post_init__(self) -> None:
+        _check_filled("points", self.points)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspect:
+    """What the memory did at each token of a short text.
+
+    Attributes:
+        tokens: the text, cut into its tokens (for bytes: a character at its last byte, "" at the others).
+        surprise: how large the memory's error was, any unit.
+        forget: the forget gate alpha, 0 (keep everything) to 1 (wipe).
+        step: the step size theta.
+    """
+
+    tokens: list[str]
+    surprise: list[float]
+    forget: list[float]
+    step: list[float]
+
+    def __post_init__(self) -> None:
+        _check_filled("tokens", self.tokens)
+        for name in ("surprise", "forget", "step"):
+            _check_length(name, getattr(self, name), len(self.tokens), "tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """Everything that one report can show.
+
+    Attributes:
+        title: the page's heading.
+        command: the command that made these numbers.
+        created: when, ISO 8601.
+        machine: where.
+        settings: what was chosen, by name.
+        models: the models compared, by name.
+        training, distance, recall, stream, inspect: the measurements; see their classes.
+        notes: what these numbers do not show, a sentence each.
+    """
+
+    title: str
+    command: str | None = None
+    created: str | None = None
+    machine: Machine | None = None
+    settings: dict[str, str | int | float | bool | None] = field(default_factory=dict)
+    models: dict[str, ModelSummary] = field(default_factory=dict)
+    training: Training | None = None
+    distance: Distance | None = None
+    recall: Recall | None = None
+    stream: Stream | None = None
+    inspect: Inspect | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def label(self, model: str) -> str:
+        """The name that readers see for `model`."""
+        return self.models[model].label if model in self.models else model.replace("_", " ")
+
+    def is_empty(self) -> bool:
+        """Whether there is no measurement to show."""
+        sections = (self.training, self.distance, self.recall, self.stream, self.inspect)
+        return not self.models and all(section is None for section in sections)
+
+
+def write_results(folder: Path, results: Results) -> Path:
+    """Writes `folder/results.json`, atomically; returns its path."""
+    path = Path(folder) / RESULTS_NAME
+    write_json(path, asdict(results))
+    return path
+
+
+def read_results(folder: Path) -> Results:
+    """Reads `folder/results.json`.
+
+    Raises:
+        TitansError: it is missing or damaged, or a key is missing or of the wrong type (the message names it).
+    """
+    path = Path(folder) / RESULTS_NAME
+    value = read_json(path)
+    try:
+        return parse(value, Results)
+    except ValueError as error:
+        raise TitansError(f"{path}: {error}") from error
+
+
+def _check_filled(name: str, values: Sized) -> None:
+    if not len(values):
+        raise ValueError(f"{name} should not be empty; leave the section out instead")
+
+
+def _check_length(name: str, values: Sequence, expected: int, of: str) -> None:
+    if len(values) != expected:
+        raise ValueError(f"{name} should have {expected} values, one for each of {of}, not {len(values)}")

@@ -1,0 +1,169 @@
+"""Checkpoints that are whole at every moment.
+
+    RUN/checkpoint                -> checkpoint-00000200, a symbolic link, so that its path never changes
+    RUN/checkpoint-00000200/      config.json, model.safetensors     the model, as `model.save` writes it
+                                  optimizer.safetensors              moments, and the state of the random generators
+                                  state.safetensors                  what the model carries between windows
+                                  training.json                      step, data cursor, settings, metrics so far
+
+A checkpoint is written to a temporary folder and renamed; then the link is replaced. Killed at any point, the run has
+the old checkpoint or the new one.
+"""
+
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+
+from titans.errors import TitansError
+from titans.files import load_tensors, read_json, save_tensors, write_json
+from titans.training.model import CarriedState, StatefulModel, device_of
+from titans.training.optimizer import load_moments, moments
+
+LINK = "checkpoint"
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """Everything of a run that is not a tensor."""
+
+    step: int
+    """optimiser steps taken"""
+    config: dict
+    """`TrainConfig.to_dict()`"""
+    cursor: dict
+    """`BatchSource.state_dict()`"""
+    meter: dict
+    """what the next line of metrics.jsonl has gathered so far, and the totals"""
+    metrics_bytes: int
+    """length of metrics.jsonl"""
+
+
+def find_checkpoint(folder: str | Path) -> Path:
+    """The folder of the model in `folder`, which is a run or already the folder of a model.
+
+    Raises:
+        TitansError: there is none.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        raise TitansError(f"{folder} does not exist: name the folder of a run or of a saved model")
+    for candidate in (folder / LINK, folder):
+        if (candidate / "config.json").exists():
+            return candidate
+    raise TitansError(f"{folder} holds no checkpoint: name the folder of a run or of a saved model")
+
+
+def refuse_to_overwrite(run: str | Path) -> None:
+    """Raises TitansError if `run` already holds a checkpoint."""
+    if (Path(run) / LINK).exists():
+        raise TitansError(f"{run} already holds a run: resume it or choose another folder")
+
+
+def save_checkpoint(
+    run: Path, model: StatefulModel, optimizer: AdamW, state: CarriedState | None, progressed: Progressed
+) -> Path:
+    """Writes a checkpoint, makes it the run's current one and removes the one before.
+
+    Raises:
+        TitansError: the disk is full or the folder cannot be written; the checkpoint before is intact.
+    """
+    target = run / f"{LINK}-{progressed.step:08}"
+    if not target.exists():
+        _make_room(run)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{LINK}-", suffix=".tmp", dir=run))
+        try:
+            _write(temporary, model, optimizer, state, progressed)
+            _flush_folder(temporary)
+            temporary.chmod(0o755)
+            temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    _point_link(run, target.name)
+    for old in run.glob(f"{LINK}-{'[0-9]' * 8}"):
+        if old != target:
+            shutil.rmtree(old)
+    return run / LINK
+
+
+def load_checkpoint(run: Path, model: StatefulModel, optimizer: AdamW) -> tuple[CarriedState | None, Progressed]:
+    """Puts weights, moments and random generators back, and returns the carried state and the rest.
+
+    Raises:
+        TitansError: no checkpoint, a damaged one, or one of another model.
+    """
+    folder = run / LINK
+    if not (folder / "training.json").exists():
+        raise TitansError(f"{run} holds no checkpoint to go on from: start the run again")
+    values = read_json(folder / "training.json")
+    try:
+        progressed = Progressed(**values)
+    except TypeError as error:
+        raise TitansError(f"{folder / 'training.json'} was written by another version of titans ({error})") from error
+    try:
+        model.load_state_dict(type(model).load(folder).state_dict())
+    except RuntimeError as error:
+        raise TitansError(f"{folder} holds another model: build the model from its config.json") from error
+    tensors, _ = load_tensors(folder / "optimizer.safetensors", "optimizer")
+    _set_random_state({name: tensors.pop(name) for name in list(tensors) if name.startswith("random/")})
+    load_moments(model, optimizer, tensors)
+    if not (folder / "state.safetensors").exists():
+        return None, progressed
+    return model.state_type.load(folder / "state.safetensors").to(device_of(model)), progressed
+
+
+def _write(
+    folder: Path, model: StatefulModel, optimizer: AdamW, state: CarriedState | None, progressed: Progressed
+) -> None:
+    model.save(folder)
+    save_tensors(folder / "optimizer.safetensors", "optimizer", moments(model, optimizer) | _random_state(), {})
+    if state is not None:
+        state.save(folder / "state.safetensors")
+    write_json(folder / "training.json", asdict(progressed))
+
+
+def _random_state() -> dict[str, Tensor]:
+    states = {"random/cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["random/cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_random_state(states: dict[str, Tensor]) -> None:
+    torch.set_rng_state(states["random/cpu"])
+    if "random/cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["random/cuda"])
+
+
+def _make_room(run: Path) -> None:
+    """Makes the run's folder, and removes what a killed process left in it."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TitansError(f"cannot write {run}: {error.strerror}; choose another folder") from error
+    for leftover in run.glob(f".{LINK}*.tmp"):
+        if leftover.is_dir() and not leftover.is_symlink():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
+
+
+def _point_link(run: Path, name: str) -> None:
+    fresh = run / f".{LINK}.tmp"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(name)
+    fresh.replace(run / LINK)
+    _flush_folder(run)
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

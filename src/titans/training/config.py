@@ -1,0 +1,82 @@
+"""TrainConfig: how a model is trained. Importing it does not import torch."""
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+from titans.errors import TitansError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of one training run."""
+
+    steps: int = 1000
+    """optimiser steps"""
+    batch_size: int = 8
+    """documents read side by side, one per row"""
+    length: int = 512
+    """tokens per row and step; gradients stop at its edges, the state goes on"""
+    learning_rate: float = 1e-3
+    """highest learning rate, reached at the end of the warm-up"""
+    warmup_steps: int | None = None
+    """steps over which the learning rate rises; None: a twentieth of all, at most 1000"""
+    final_lr_fraction: float = 0.1
+    """learning rate of the last step as a fraction of the highest"""
+    weight_decay: float = 0.1
+    """AdamW decay, on matrices only"""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW averaging of the gradient and of its square"""
+    clip_norm: float = 1.0
+    """largest norm of the gradient; longer ones are scaled down to it"""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast, the weights stay float32"""
+    seed: int = 0
+    """seed of the first weights and of the order of the documents"""
+    log_every: int = 10
+    """steps per line in metrics.jsonl, which gives their mean"""
+    eval_every: int = 200
+    """steps between evaluations on held-out text"""
+    eval_tokens: int = 65536
+    """held-out tokens per evaluation"""
+    save_every: int = 200
+    """steps between checkpoints"""
+
+    def __post_init__(self) -> None:
+        counts = ("steps", "batch_size", "length", "log_every", "eval_every", "eval_tokens", "save_every")
+        for name in counts:
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("learning_rate", self.learning_rate > 0, "above 0")
+        rising = self.warmup_steps is None or 0 <= self.warmup_steps <= self.steps
+        self._require("warmup_steps", rising, f"between 0 and steps ({self.steps})")
+        self._require("final_lr_fraction", 0 <= self.final_lr_fraction <= 1, "between 0 and 1")
+        self._require("weight_decay", self.weight_decay >= 0, "0 or more")
+        averaging = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        self._require("betas", averaging, "two numbers of at least 0 and below 1")
+        self._require("clip_norm", self.clip_norm > 0, "above 0")
+        self._require("precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
+        self._require("seed", self.seed >= 0, "0 or more")
+
+    def _require(self, field: str, holds: bool, expected: str) -> None:
+        if not holds:
+            raise ValueError(f"TrainConfig.{field} is {getattr(self, field)!r}; it must be {expected}")
+
+    def to_dict(self) -> dict:
+        """The fields, as JSON holds them."""
+        return asdict(self) | {"betas": list(self.betas)}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "TrainConfig":
+        """What `to_dict` gave.
+
+        Raises:
+            TitansError: an unknown field or a value that is not allowed.
+        """
+        unknown = sorted(values.keys() - {field.name for field in fields(cls)})
+        if unknown:
+            raise TitansError(f"unknown training setting {unknown[0]!r}: it was written by another version of titans")
+        settings: dict[str, Any] = dict(values)
+        try:
+            settings["betas"] = tuple(values["betas"])
+            return cls(**settings)
+        except (KeyError, TypeError, ValueError) as error:
+            raise TitansError(f"the training settings are damaged: {error}") from error

@@ -1,0 +1,35 @@
+"""Ctrl-C as a request: the step under way is finished first."""
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interrupt:
+    """Whether the user has asked to stop."""
+
+    requested = False
+
+
+@contextmanager
+def catch_interrupt() -> Iterator[Interrupt]:
+    """The first Ctrl-C sets `requested`; the second one stops at once. Outside the main thread nothing is caught."""
+    interrupt = Interrupt()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def request(_number: int, _frame: FrameType | None) -> None:
+        interrupt.requested = True
+        signal.signal(signal.SIGINT, before)
+        print("\nfinishing the step and saving; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGINT, request)
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,69 @@
+"""What the training loop asks of a model, and where and how precisely it computes."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+
+class CarriedState(Protocol):
+    """What a model carries from one window to the next: a frozen tree of tensors."""
+
+    def detach(self) -> Self: ...
+
+    def to(self, device: torch.device | str) -> Self: ...
+
+    def save(self, path: str | Path) -> None: ...
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self: ...
+
+
+class StatefulModel(Protocol):
+    """A `torch.nn.Module` that carries a state, such as `TitansLM`.
+
+    Calling it with tokens [B, T], a state or None and reset [B, T] gives logits [B, T, V] and the next state; `loss`
+    takes labels [B, T] besides and gives the mean loss in nats over those that are not -100.
+    """
+
+    training: bool
+    state_type: type[CarriedState]
+
+    def __call__(self, tokens: Tensor, *, state: Any = None, reset: Tensor | None = None) -> tuple[Tensor, Any]: ...
+
+    def loss(
+        self, tokens: Tensor, labels: Tensor, *, state: Any = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, Any]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+    def save(self, folder: str | Path) -> None: ...
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self: ...
+
+
+def device_of(model: StatefulModel) -> torch.device:
+    """Where the model's parameters are."""
+    return next(model.parameters()).device
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """The context in which the forward pass runs: "bfloat16" is autocast, "float32" changes nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def best_device() -> torch.device:
+    """The first GPU if there is one, otherwise the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,50 @@
+"""AdamW with weight decay on matrices only, and its moments as named tensors."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+from torch.optim import AdamW
+
+from titans.errors import TitansError
+from titans.training.config import TrainConfig
+from titans.training.model import StatefulModel
+
+
+def make_optimizer(model: StatefulModel, config: TrainConfig) -> AdamW:
+    """AdamW over the trained parameters; norms, biases (those of gates too) and other vectors do not decay."""
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for name, p in trained if decays(name, p)], "weight_decay": config.weight_decay},
+        {"params": [p for name, p in trained if not decays(name, p)], "weight_decay": 0.0},
+    ]
+    return AdamW([group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas)
+
+
+def decays(name: str, parameter: Tensor) -> bool:
+    """Whether weight decay applies: to matrices, and not to anything called a bias whatever its shape."""
+    return parameter.ndim >= 2 and not name.endswith("bias")
+
+
+def moments(model: StatefulModel, optimizer: AdamW) -> dict[str, Tensor]:
+    """The optimiser's tensors under "parameter name/step", "/exp_avg" and "/exp_avg_sq"."""
+    return {
+        f"{name}/{kind}": tensor
+        for name, parameter in model.named_parameters()
+        for kind, tensor in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_moments(model: StatefulModel, optimizer: AdamW, tensors: Mapping[str, Tensor]) -> None:
+    """Puts back what `moments` gave.
+
+    Raises:
+        TitansError: a tensor of another model.
+    """
+    parameters = dict(model.named_parameters())
+    for key, tensor in tensors.items():
+        name, _, kind = key.rpartition("/")
+        parameter = parameters.get(name)
+        if parameter is None or (kind != "step" and parameter.shape != tensor.shape):
+            raise TitansError(f"the optimiser's {key} does not fit the model: the checkpoint is of another model")
+        # Adam counts its steps on the CPU.
+        optimizer.state[parameter][kind] = tensor if kind == "step" else tensor.to(parameter.device)

@@ -1,0 +1,42 @@
+"""Pass-key recall: read a long text, then ask for the key that was hidden in it."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from titans.data.batches import TokenDocument
+from titans.data.needles import KEY_DIGITS, Filler, haystack
+from titans.models.language_model import TitansLM
+
+
+@torch.no_grad()
+def recall(
+    model: TitansLM,
+    documents: Sequence[TokenDocument],
+    length: int,
+    depths: Sequence[float],
+    samples: int,
+    seed: int = 0,
+    piece: int = 2048,
+) -> list[float]:
+    """Share of pass keys answered exactly, digit by digit and greedily, for each depth.
+
+    Args:
+        documents: text to hide the keys in.
+        length: tokens read before the question.
+        depths: places of the key, from 0 (beginning) to 1 (end of the text).
+        samples: keys per depth; all are read side by side, the state carried from piece to piece.
+        piece: tokens per call; memory does not grow with `length`.
+    """
+    filler = Filler(documents)
+    random = np.random.default_rng([seed, length])
+    stacks = [haystack(filler, length, depth, random) for depth in depths for _ in range(samples)]
+    state = None
+    for tokens in zip(*(stack.pieces(piece) for stack in stacks), strict=True):
+        _, state = model(torch.from_numpy(np.stack(tokens)), state)
+    # Teacher forcing with an exact match is greedy decoding: one wrong digit is a wrong answer either way.
+    asked = torch.from_numpy(np.stack([stack.answer for stack in stacks]))
+    logits, _ = model(asked[:, :-1], state)
+    right = (logits[:, -KEY_DIGITS:].argmax(-1) == asked[:, -KEY_DIGITS:]).all(1)
+    return right.view(len(depths), samples).float().mean(1).tolist()

@@ -1,0 +1,101 @@
+import io
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from titans.cli import generate as module
+from titans.cli.main import main
+from titans.models.language_model import TitansLM
+from titans.models.state import LMState
+
+
+@pytest.fixture
+def run(tmp_path: Path, text: Path, train, capsys) -> Path:
+    assert train("run", "--text", text) == 0
+    capsys.readouterr()
+    return tmp_path / "run"
+
+
+def generate(*arguments: str | Path) -> int:
+    return main(["generate", *map(str, arguments)])
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+
+
+def test_the_same_seed_writes_the_same_text(run: Path, capsys) -> None:
+    written = []
+    for seed in ("1", "1", "2"):
+        options = ("--checkpoint", run, "--prompt", "the ", "--max-new-tokens", "30", "--seed", seed)
+        assert generate(*options) == 0
+        written.append(capsys.readouterr().out)
+    assert written[0] == written[1] != written[2]
+
+
+def test_a_prompt_and_standard_input_are_the_same(run: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    options = ("--checkpoint", run, "--max-new-tokens", "20", "--temperature", "0")
+    assert generate(*options, "--prompt", "the lazy dög") == 0
+    prompted = capsys.readouterr().out
+    monkeypatch.setattr(module, "_BLOCK_BYTES", 5)
+    type_in(monkeypatch, "the lazy dög".encode())
+    assert generate(*options) == 0
+    assert capsys.readouterr().out == prompted
+
+
+def test_a_saved_memory_has_read_the_prompt_and_what_was_written(run: Path, tmp_path: Path, capsys) -> None:
+    options = ("--checkpoint", run, "--max-new-tokens", "6", "--temperature", "0")
+    memory = tmp_path / "fox.memory"
+    assert generate(*options, "--prompt", "the quick brown fox", "--save-state", memory) == 0
+    model = TitansLM.load(run / "checkpoint")
+    state = LMState.load(memory, model)
+    assert state.position.tolist() == [len("the quick brown fox") + 6]
+
+    capsys.readouterr()
+    assert generate(*options, "--prompt", " jumps", "--state", memory) == 0
+    continued = capsys.readouterr().out
+    assert generate(*options, "--prompt", " jumps") == 0
+    fresh = capsys.readouterr().out
+    tokens = torch.tensor([list(b" jumps")])
+    with torch.no_grad():
+        first = {name: int(model(tokens, s)[0][0, -1].argmax()) for name, s in (("on", state), ("fresh", None))}
+    assert continued.encode()[:1] == bytes([first["on"]])
+    assert fresh.encode()[:1] == bytes([first["fresh"]])
+
+
+def test_characters_of_several_bytes_appear_whole(run: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    from titans.models import generation
+
+    def speak(model, prompts, *, on_token, **options):
+        for byte in "dög".encode():
+            on_token(torch.tensor([byte]))
+        return [], None
+
+    monkeypatch.setattr(generation, "generate", speak)
+    assert generate("--checkpoint", run, "--prompt", "x") == 0
+    assert capsys.readouterr().out == "dög\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", "x", "--state", "nowhere.memory"], "nowhere.memory does not exist"),
+        (["--prompt", "x", "--temperature", "-1"], "temperature"),
+    ],
+)
+def test_mistakes_are_one_clear_line(run: Path, options: list[str], message: str, capsys) -> None:
+    assert generate("--checkpoint", run, *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("titans: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_terminal_without_a_prompt_is_told_so(run: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    type_in(monkeypatch, b"")
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    assert generate("--checkpoint", run) == 2
+    assert "--prompt is missing" in capsys.readouterr().err

@@ -1,0 +1,120 @@
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable
+
+import pytest
+
+from titans.cli import main as module
+from titans.cli.main import VERBS, main
+from titans.errors import TitansError
+
+TITANS = [sys.executable, "-c", "import sys; from titans.cli.main import main; sys.exit(main())"]
+
+
+@pytest.fixture
+def verb(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Makes every verb raise an error, out of this file."""
+    monkeypatch.delenv("TITANS_TRACEBACK", raising=False)
+
+    def fail_with(error: BaseException) -> None:
+        def run() -> None:
+            raise error
+
+        fake = types.SimpleNamespace(run=run, __doc__="A verb.")
+        monkeypatch.setattr(module.importlib, "import_module", lambda name: fake)
+
+    return fail_with
+
+
+def test_help_names_every_verb_and_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"\n  {verb} " in out for verb in VERBS)
+    assert "titans train --text" in out
+    assert main([]) == 0
+    assert capsys.readouterr().out == out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("titans 0.")
+
+
+@pytest.mark.parametrize("verb", ["train", "eval", "generate", "report"])
+def test_every_verb_has_an_example_and_its_help_needs_no_torch(verb: str) -> None:
+    code = (
+        "import sys\nfrom titans.cli.main import main\n"
+        f"try: main(['{verb}', '--help'])\n"
+        "finally: print('heavy:', {'torch', 'transformers', 'numpy'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert f"titans {verb} " in done.stdout.partition("Example:")[2]
+    assert done.stderr.strip() == "heavy: set()"
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"), [("trian", "did you mean train?"), ("xyzzy", "see titans --help"), ("--quiet", "see titans")]
+)
+def test_an_unknown_verb_gets_a_hint(typed: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([typed]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"titans: error: there is no '{typed}'")
+    assert message in error
+
+
+def test_a_mistyped_option_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--stepz", "3"])
+    assert stop.value.code == 2
+    assert "--steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (TitansError("x.txt is empty"), 2, "titans: error: x.txt is empty"),
+        (KeyboardInterrupt(), 130, "titans: interrupted"),
+        (KeyboardInterrupt("checkpoint saved"), 130, "titans: interrupted; checkpoint saved"),
+        (
+            ValueError("from somewhere else"),
+            1,
+            "titans: error: ValueError: from somewhere else (TITANS_TRACEBACK=1 shows where)",
+        ),
+        (RuntimeError("a\nb"), 1, "titans: error: RuntimeError: a (TITANS_TRACEBACK=1 shows where)"),
+        (MemoryError(), 1, "titans: error: out of memory: try a smaller --batch-size, --length or model"),
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate"),
+            1,
+            "titans: error: out of memory: try a smaller --batch-size, --length or model",
+        ),
+    ],
+)
+def test_every_failure_is_one_line_and_a_code(
+    verb, error: BaseException, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb(error)
+    assert main(["train"]) == code
+    assert capsys.readouterr().err == line + "\n"
+
+
+def test_a_bad_setting_is_the_users_to_mend(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--steps", "0"]) == 2
+    assert capsys.readouterr().err == "titans: error: TrainConfig.steps is 0; it must be at least 1\n"
+
+
+def test_the_traceback_can_be_had(verb, monkeypatch: pytest.MonkeyPatch) -> None:
+    verb(RuntimeError("deep inside"))
+    monkeypatch.setenv("TITANS_TRACEBACK", "1")
+    with pytest.raises(RuntimeError, match="deep inside"):
+        main(["train"])
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*TITANS, "--help"], stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, b"")

@@ -1,0 +1,135 @@
+import io
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from titans.cli.main import main
+from titans.data.batches import DocumentBatches
+from titans.models.language_model import TitansLM
+
+
+def weights(run: Path) -> list[torch.Tensor]:
+    return list(TitansLM.load(run / "checkpoint").state_dict().values())
+
+
+@pytest.fixture
+def ctrl_c_in_step(monkeypatch: pytest.MonkeyPatch):
+    """Presses Ctrl-C while a run reads its n-th batch."""
+    original = DocumentBatches.next
+
+    def arrange(step: int) -> None:
+        left = step
+
+        def pressed(self: DocumentBatches):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGINT)
+            return original(self)
+
+        monkeypatch.setattr(DocumentBatches, "next", pressed)
+
+    return arrange
+
+
+def test_a_run_leaves_a_model_and_its_metrics(tmp_path: Path, text: Path, train, capsys) -> None:
+    assert train("run", "--text", text, "--variant", "lmm") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("6 steps, 192 tokens")
+    assert "bits per byte on held-out text" in out
+    assert TitansLM.load(tmp_path / "run" / "checkpoint").config.variant == "lmm"
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [1, 2, 3, 3, 4, 5, 6, 6]
+
+
+def test_json_is_all_there_is_on_standard_output(tmp_path: Path, text: Path, train, capsys) -> None:
+    assert train("run", "--text", text, "--json") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["steps"] == 6
+    assert result["validation"]["bits_per_token"] > 0
+    assert result["checkpoint"] == str(tmp_path / "run" / "checkpoint")
+
+
+def test_ctrl_c_is_one_line_and_the_run_goes_on(tmp_path: Path, text: Path, train, ctrl_c_in_step, capsys) -> None:
+    assert train("straight", "--text", text) == 0
+    ctrl_c_in_step(2)
+    assert train("stopped", "--text", text) == 130
+    run = tmp_path / "stopped"
+    last_line = capsys.readouterr().err.splitlines()[-1]
+    assert last_line == (
+        f"titans: interrupted; checkpoint saved at {run}/checkpoint; continue with: titans train --resume {run}"
+    )
+    assert main(["train", "--resume", str(run)]) == 0
+    for one, two in zip(weights(tmp_path / "straight"), weights(run), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_standard_input_is_kept_for_the_resume(
+    tmp_path: Path, text: Path, train, ctrl_c_in_step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.read_bytes())))
+    ctrl_c_in_step(2)
+    assert train("run", "--text", "-") == 130
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+
+
+def test_the_text_may_be_named_relative_to_where_the_run_began(
+    tmp_path: Path, text: Path, train, ctrl_c_in_step, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ctrl_c_in_step(2)
+    assert train("run", "--text", text.name) == 130
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+
+
+def test_a_run_is_not_overwritten_nor_is_its_text(
+    tmp_path: Path, text: Path, train, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.read_bytes())))
+    assert train("run", "--text", "-") == 0
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"another text")))
+    assert train("run", "--text", "-") == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert (tmp_path / "run" / "text.txt").read_bytes() == text.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "--out is missing"),
+        (["--resume", "{run}", "--steps", "9"], "leave the other options out"),
+        (["--resume", "{run}"], "does not exist"),
+        (["--out", "{run}", "--text", "nowhere.txt"], "nowhere.txt does not exist"),
+        (["--out", "{run}", "--learning-rate", "-1"], "TrainConfig.learning_rate is -1.0; it must be above 0"),
+    ],
+)
+def test_mistakes_are_one_clear_line(tmp_path: Path, train, options: list[str], message: str, capsys) -> None:
+    assert main(["train", *(option.format(run=tmp_path / "run") for option in options)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("titans: error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_changed_text_is_noticed_on_resume(tmp_path: Path, text: Path, train, ctrl_c_in_step, capsys) -> None:
+    ctrl_c_in_step(2)
+    assert train("run", "--text", text) == 130
+    text.write_text("shorter text\n" * 10)
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 2
+    assert "is not the one the checkpoint was made with" in capsys.readouterr().err
+
+
+def test_an_unknown_key_in_a_checkpoint_is_one_clear_line(tmp_path: Path, text: Path, train, capsys) -> None:
+    assert train("run", "--text", text) == 0
+    path = tmp_path / "run" / "checkpoint" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "blue"}))
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 2
+    assert "colour" in capsys.readouterr().err

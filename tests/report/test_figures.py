@@ -1,0 +1,90 @@
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from titans.report import figures
+from titans.report.results import Distance, Inspect, Recall, Stream, StreamPoint, Training, TrainingPoint
+
+
+def texts(svg: str) -> list[str]:
+    return [element.text or "" for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_training_shows_both_axes_labels_and_last_held_out_values(results):
+    panels = figures.training_figure(results.training, {"titans": "Titans (MAG)", "control": "Attention only"})
+    assert len(panels) == 2
+    for panel in panels:
+        assert {"Titans (MAG)", "Attention only", "2.00", "2.10", "lower is better"} <= set(texts(panel))
+    assert "tokens trained on" in texts(panels[0])
+    assert "seconds of training" in texts(panels[1])
+
+
+@pytest.mark.parametrize(("seconds", "unit"), [(10, "seconds"), (1000, "minutes"), (20_000, "hours")])
+def test_time_is_shown_in_a_unit_of_its_size(seconds, unit):
+    training = Training(curves={"titans": [TrainingPoint(tokens=1, seconds=seconds, bits=1.0)]})
+    assert f"{unit} of training" in texts(figures.training_figure(training, {})[1])
+
+
+def test_batches_are_averaged_in_groups():
+    points = [TrainingPoint(tokens=i, seconds=i, bits=float(i % 2)) for i in range(1, 1001)]
+    points.append(TrainingPoint(tokens=1001, seconds=1001, bits=None))
+    means = figures.batch_means(points)
+    assert len(means) == figures.MAX_BATCH_POINTS
+    assert means[-1].tokens == 1000
+    assert sum(point.bits or 0 for point in means) / len(means) == pytest.approx(0.5)
+
+
+def test_distance_is_also_shown_as_difference_to_the_control(results):
+    absolute, difference = figures.distance_figure(results.distance)
+    assert {"memory on", "memory frozen", "control", "control, equal time"} <= set(texts(absolute))
+    assert "control" not in texts(difference)
+    assert {"0", "64", "4k", "8k"} <= set(texts(difference))
+    alone = Distance(buckets=[(0, 64)], series={"memory on": [2.0]}, bytes=[1])
+    assert len(figures.distance_figure(alone)) == 1
+
+
+def test_recall_writes_every_cell_and_marks_window_and_training(results):
+    titans, control = figures.recall_figure(results.recall, {"titans": "Titans (MAG)"})
+    assert {"Titans (MAG)", "75", "25", "\N{EN DASH}", "window 64", "trained to 128", "4k"} <= set(texts(titans))
+    assert texts(titans).count("100") == 6
+    assert "control" in texts(control)
+
+
+@pytest.mark.parametrize("window", [1, 10**6])
+def test_a_window_outside_the_distances_is_marked_at_the_edge(window):
+    recall = Recall(
+        distances=[32], depths=[0.5], window=window, trained_to=64, samples=1, accuracy={"a": [[None]]}, chance=0.0
+    )
+    assert any(text.startswith("window") for text in texts(figures.recall_figure(recall, {})[0]))
+
+
+def test_stream_shows_bits_per_byte_only_where_measured(results):
+    assert len(figures.stream_figure(results.stream)) == 3
+    point = StreamPoint(tokens=0, seconds=0.0, resident_mb=0.0, tokens_per_second=0.0)
+    assert len(figures.stream_figure(Stream(points=[point]))) == 2
+
+
+def test_inspect_has_a_panel_for_surprise_step_and_forgetting(results):
+    surprise, step, forget = map(texts, figures.inspect_figure(results.inspect))
+    assert "Surprise" in surprise
+    assert "Step size \N{GREEK SMALL LETTER THETA}" in step
+    assert "Forget gate \N{GREEK SMALL LETTER ALPHA}" in forget
+    single = Inspect(tokens=["a"], surprise=[0.0], forget=[0.0], step=[0.0])
+    assert len(figures.inspect_figure(single)) == 3
+
+
+@pytest.mark.parametrize("bits", [None, 2.0])
+@pytest.mark.parametrize("validation", [False, True])
+def test_a_single_point_or_none_is_drawn(bits, validation):
+    point = TrainingPoint(tokens=0, seconds=0.0, bits=bits, validation=validation)
+    for panel in figures.training_figure(Training(curves={"titans": [point], "control": []}), {}):
+        assert ("2.00" in texts(panel)) == (bits is not None)
+        assert not re.search(r"\bnan\b", panel)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(0, "0"), (64, "64"), (1000, "1,000"), (4096, "4k"), (1_048_576, "1M"), (1_050_624, "1026k")]
+)
+def test_short_count(number, text):
+    assert figures.short_count(number) == text

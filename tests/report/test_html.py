@@ -1,0 +1,163 @@
+import json
+import re
+import xml.etree.ElementTree as ElementTree
+from dataclasses import asdict, replace
+from html.parser import HTMLParser
+
+import pytest
+
+from titans.errors import TitansError
+from titans.report.html import render, write_report
+from titans.report.results import Results, Training, TrainingPoint, write_results
+
+VOID = {"meta", "br", "hr", "img", "input", "link"}
+
+
+class Page(HTMLParser):
+    """Collects a page's elements and text, and insists that every element is closed in order."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_page_is_well_formed_and_holds_every_section(tmp_path, results):
+    write_results(tmp_path, results)
+    path = write_report(tmp_path)
+    assert path == tmp_path / "report.html"
+    text = path.read_text(encoding="utf-8")
+    page = Page(text)
+    figures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len(figures) == page.tags.count("svg") == 2 + 2 + 2 + 3 + 3
+    for figure in figures:
+        ElementTree.fromstring(figure)
+    headings = ("Learning", "Far into a document", "Recalling a pass key", "Reading without end", "Inside the memory")
+    for expected in (
+        *headings,
+        "Processor",
+        "A small run",
+        "titans quickstart --seed 0",
+        "a processor, 2 cores",
+        "window size",
+        "one seed",
+    ):
+        assert expected in page.text
+
+
+def test_page_loads_nothing_and_runs_nothing(results):
+    text = render(results)
+    page = Page(text)
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name == "src" or name.startswith("on")]
+    assert all(value.startswith("#") for name, value in page.attributes if name == "href")
+    assert "http" not in text.replace('xmlns="http://www.w3.org/2000/svg"', "")
+    assert "@import" not in text
+    assert set(re.findall(r"url\((.)", text)) == {"#"}
+
+
+def test_ids_are_unique_across_figures(results):
+    ids = [value for name, value in Page(render(results)).attributes if name == "id"]
+    assert len(ids) == len(set(ids)) > 0
+
+
+def test_equal_results_give_an_equal_page(results):
+    assert render(results) == render(results)
+
+
+def test_hostile_strings_are_only_text(tmp_path, results, hostile):
+    value = json.loads(json.dumps(asdict(results)))
+    value |= {"title": hostile, "command": hostile, "created": hostile, "notes": [hostile]}
+    value["settings"] = {hostile: hostile}
+    value["machine"]["processor"] = hostile
+    value["models"]["titans"]["label"] = hostile
+    value["inspect"]["tokens"] = [hostile] * 4
+    for section, key in (("training", "curves"), ("distance", "series"), ("recall", "accuracy")):
+        value[section][key] = value[section][key] | {hostile: next(iter(value[section][key].values()))}
+    value["training"]["unit"] = hostile
+    (tmp_path / "results.json").write_text(json.dumps(value))
+    text = write_report(tmp_path).read_text(encoding="utf-8")
+    page = Page(text)
+    assert "script" not in page.tags
+    assert '<script>alert("x")</script>' in page.text
+    for figure in re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL):
+        ElementTree.fromstring(figure)
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        ("machine", "Processor"),
+        ("training", "Learning"),
+        ("distance", "Far into a document"),
+        ("recall", "Recalling a pass key"),
+        ("stream", "Reading without end"),
+        ("inspect", "Inside the memory"),
+    ],
+)
+def test_every_section_is_optional(results, missing, words):
+    assert words not in Page(render(replace(results, **{missing: None}))).text
+
+
+@pytest.mark.parametrize("only", ["models", "training", "distance", "recall", "stream", "inspect"])
+def test_every_section_can_stand_alone(tmp_path, results, only):
+    write_results(tmp_path, replace(Results(title="t"), **{only: getattr(results, only)}))
+    Page(write_report(tmp_path).read_text(encoding="utf-8"))
+
+
+def test_a_long_curve_is_thinned_in_the_table_and_keeps_its_end():
+    points = [TrainingPoint(tokens=i, seconds=float(i), bits=2.0) for i in range(1, 5001)]
+    text = render(Results(title="t", training=Training(curves={"run": points})))
+    assert "(60 of 5000 points)" in text
+    assert "<td>5,000</td>" in text
+    assert len(text) < 100_000
+
+
+def test_a_training_log_alone_is_enough(tmp_path):
+    lines = [{"tokens": 64 * i, "seconds": 0.5 * i, "bits_per_token": 8 / i} for i in range(1, 5)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    assert page.tags.count("svg") == 2
+    assert "Bits per token by time" in page.text
+
+
+def test_errors_are_one_line_that_names_the_place(tmp_path):
+    def error() -> str:
+        with pytest.raises(TitansError) as caught:
+            write_report(tmp_path / "run")
+        assert "\n" not in str(caught.value)
+        assert str(tmp_path / "run") in str(caught.value)
+        return str(caught.value)
+
+    assert "is not a folder" in error()
+    (tmp_path / "run").mkdir()
+    assert "neither results.json nor metrics.jsonl" in error()
+    results = tmp_path / "run" / "results.json"
+    results.write_text('{"title": "t"}')
+    assert "holds no measurement" in error()
+    results.write_text('{"title": ')
+    assert "damaged" in error()
+    results.write_text('{"title": "t", "stream": {"points": [{"tokens": 1}]}}')
+    assert "stream.points[0].seconds is missing" in error()
+    assert not (tmp_path / "run" / "report.html").exists()

@@ -1,0 +1,54 @@
+import json
+
+import pytest
+
+from titans.errors import TitansError
+from titans.report.results import Distance, Recall, Results, Training, read_results, write_results
+
+
+def test_what_is_written_is_read_back_equal(tmp_path, results):
+    path = write_results(tmp_path, results)
+    assert path == tmp_path / "results.json"
+    assert read_results(tmp_path) == results
+
+
+def test_only_a_title_is_required(tmp_path):
+    (tmp_path / "results.json").write_text('{"title": "t"}')
+    assert read_results(tmp_path) == Results(title="t")
+    assert read_results(tmp_path).is_empty()
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("recall", {"window": None}, "recall.window should be a whole number, not null"),
+        ("recall", {"depths": [0.5]}, "recall.accuracy.titans should have 1 values, one for each of depths, not 3"),
+        ("recall", {"distances": [3, 2, 1, 0]}, "recall.distances should be ascending, not [3, 2, 1, 0]"),
+        ("distance", {"bytes": [1]}, "distance.bytes should have 3 values, one for each of buckets, not 1"),
+        ("distance", {"buckets": [[0, 64], [65, 70], [70, 80]]}, "distance.buckets should be [start, end) pairs"),
+        ("inspect", {"step": []}, "inspect.step should have 4 values, one for each of tokens, not 0"),
+        ("stream", {"points": []}, "stream.points should not be empty; leave the section out instead"),
+    ],
+)
+def test_a_wrong_section_is_one_line_that_names_file_and_key(tmp_path, results, section, change, message):
+    value = json.loads(write_results(tmp_path, results).read_text())
+    value[section].update(change)
+    (tmp_path / "results.json").write_text(json.dumps(value))
+    with pytest.raises(TitansError) as error:
+        read_results(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / 'results.json'}: {message}")
+    assert "\n" not in str(error.value)
+
+
+def test_a_writer_who_errs_learns_it_at_once():
+    with pytest.raises(ValueError, match="curves should not be empty"):
+        Training(curves={})
+    with pytest.raises(ValueError, match="series should not be empty"):
+        Distance(buckets=[(0, 1)], series={}, bytes=[1])
+    with pytest.raises(ValueError, match=r"a row of accuracy\.a should have 1 values"):
+        Recall(distances=[1], depths=[0.0], window=1, trained_to=1, samples=1, accuracy={"a": [[0.5, 0.5]]}, chance=0.1)
+
+
+def test_a_model_without_summary_is_called_by_its_name(results):
+    assert results.label("titans") == "Titans (MAG)"
+    assert results.label("control_equal_time") == "control equal time"

@@ -1,0 +1,148 @@
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from titans.errors import TitansError
+from titans.files import read_json
+from titans.training.checkpoint import Progressed, find_checkpoint, load_checkpoint, save_checkpoint
+from titans.training.config import TrainConfig
+from titans.training.optimizer import make_optimizer
+
+
+def progressed(step: int) -> Progressed:
+    return Progressed(step=step, config={}, cursor={"at": step}, meter={}, metrics_bytes=0)
+
+
+def save(run: Path, small_model, step: int) -> None:
+    model = small_model()
+    with torch.no_grad():
+        model.head.bias.fill_(step)
+    save_checkpoint(run, model, make_optimizer(model, TrainConfig()), None, progressed(step))
+
+
+def load(run: Path, small_model) -> tuple[float, Progressed]:
+    model = small_model()
+    _, found = load_checkpoint(run, model, make_optimizer(model, TrainConfig()))
+    return model.head.bias[0].item(), found
+
+
+def test_everything_comes_back(tmp_path: Path, small_model) -> None:
+    model = small_model()
+    optimizer = make_optimizer(model, TrainConfig())
+    loss, state = model.loss(torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64))
+    loss.backward()
+    optimizer.step()
+    torch.manual_seed(5)
+    assert save_checkpoint(tmp_path, model, optimizer, state, progressed(3)) == tmp_path / "checkpoint"
+    drawn = torch.rand(3)
+
+    other = small_model()
+    restored_optimizer = make_optimizer(other, TrainConfig())
+    restored, found = load_checkpoint(tmp_path, other, restored_optimizer)
+    assert found == progressed(3)
+    assert restored is not None
+    assert torch.equal(restored.hidden, state.hidden)  # pyright: ignore[reportAttributeAccessIssue]
+    assert torch.equal(torch.rand(3), drawn)
+    for one, two in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+        for kind, moment in optimizer.state[one].items():
+            assert torch.equal(moment, restored_optimizer.state[two][kind])
+
+
+def test_only_the_newest_stays_under_a_path_that_never_changes(tmp_path: Path, small_model) -> None:
+    for step in (1, 2):
+        save(tmp_path, small_model, step)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint", "checkpoint-00000002"]
+    assert load(tmp_path, small_model) == (2.0, progressed(2))
+    assert find_checkpoint(tmp_path) == tmp_path / "checkpoint"
+    assert find_checkpoint(tmp_path / "checkpoint") == tmp_path / "checkpoint"
+
+
+class Killed(BaseException):
+    pass
+
+
+class Killer:
+    """Dies at the `left`-th change to the disk, and refuses every later one as a dead process would."""
+
+    left: int | None = None
+    changes = ("os.rename", "os.symlink", "os.remove", "os.rmdir", "os.mkdir", "os.chmod", "tempfile.mkstemp", "open")
+
+    def __call__(self, event: str, arguments: tuple) -> None:
+        if self.left is not None and event in self.changes:
+            self.left -= 1
+            if self.left <= 0:
+                raise Killed(event)
+
+
+@pytest.fixture(scope="module")
+def killer() -> Killer:
+    killer = Killer()
+    sys.addaudithook(killer)  # for good, but idle while `left` is None
+    return killer
+
+
+def test_killed_at_any_moment_a_run_has_a_whole_checkpoint(tmp_path: Path, small_model, killer: Killer) -> None:
+    found_steps = []
+    for moment in range(1, 200):
+        run = tmp_path / str(moment)
+        save(run, small_model, 1)
+        killer.left = moment
+        try:
+            save(run, small_model, 2)
+        except Killed:
+            survived = False
+        else:
+            survived = True
+        finally:
+            killer.left = None
+        weight, found = load(run, small_model)
+        assert weight == found.step
+        found_steps.append(found.step)
+        save(run, small_model, 2)  # as the resumed run would, over whatever lies there
+        assert load(run, small_model) == (2.0, progressed(2))
+        assert sorted(os.listdir(run)) == ["checkpoint", "checkpoint-00000002"]
+        if survived:
+            break
+    assert survived
+    assert len(found_steps) > 20
+    assert found_steps == sorted(found_steps)
+    assert set(found_steps) == {1, 2}
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, small_model) -> None:
+    (tmp_path / ".checkpoint-abc.tmp").mkdir()
+    (tmp_path / ".checkpoint-abc.tmp" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / ".checkpoint.tmp").symlink_to("nowhere")
+    save(tmp_path, small_model, 1)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint", "checkpoint-00000001"]
+
+
+def test_nothing_is_pickled(tmp_path: Path, small_model) -> None:
+    save(tmp_path, small_model, 1)
+    files = sorted(path.name for path in (tmp_path / "checkpoint").iterdir())
+    assert files == ["config.json", "model.safetensors", "optimizer.safetensors", "training.json"]
+    assert read_json(tmp_path / "checkpoint" / "training.json")["cursor"] == {"at": 1}
+
+
+def test_no_checkpoint_is_one_clear_line(tmp_path: Path, small_model) -> None:
+    with pytest.raises(TitansError, match="holds no checkpoint to go on from"):
+        load(tmp_path, small_model)
+    with pytest.raises(TitansError, match="holds no checkpoint"):
+        find_checkpoint(tmp_path)
+    with pytest.raises(TitansError, match="does not exist"):
+        find_checkpoint(tmp_path / "nowhere")
+
+
+def test_another_model_or_a_damaged_file_is_one_clear_line(tmp_path: Path, small_model) -> None:
+    save(tmp_path, small_model, 1)
+    other = small_model(dim=4)
+    with pytest.raises(TitansError, match="holds another model"):
+        load_checkpoint(tmp_path, other, make_optimizer(other, TrainConfig()))
+    damaged = tmp_path / "checkpoint" / "optimizer.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-10])
+    with pytest.raises(TitansError, match="damaged"):
+        load(tmp_path, small_model)

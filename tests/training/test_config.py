@@ -1,0 +1,51 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from titans.errors import TitansError
+from titans.training.config import TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 0),
+        ("batch_size", 0),
+        ("length", -1),
+        ("learning_rate", 0.0),
+        ("warmup_steps", 1001),
+        ("final_lr_fraction", 1.5),
+        ("weight_decay", -0.1),
+        ("betas", (0.9, 1.0)),
+        ("clip_norm", 0.0),
+        ("precision", "float16"),
+        ("seed", -1),
+        ("log_every", 0),
+        ("eval_every", 0),
+        ("eval_tokens", 0),
+        ("save_every", 0),
+    ],
+)
+def test_a_bad_value_is_named_with_its_remedy(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=rf"TrainConfig\.{field} is .*; it must be "):
+        TrainConfig(**{field: value})  # pyright: ignore[reportArgumentType]
+
+
+def test_a_config_survives_json() -> None:
+    config = TrainConfig(steps=7, betas=(0.8, 0.9), warmup_steps=3)
+    assert TrainConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"), [({"stepz": 3}, "unknown training setting 'stepz'"), ({"steps": 0}, "damaged: .*steps is 0")]
+)
+def test_a_damaged_config_is_one_clear_line(change: dict, message: str) -> None:
+    with pytest.raises(TitansError, match=message):
+        TrainConfig.from_dict(TrainConfig().to_dict() | change)
+
+
+def test_importing_the_config_does_not_import_torch() -> None:
+    code = "import sys, titans.training.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,197 @@
+import json
+import math
+import os
+import signal
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from titans.errors import TitansError
+from titans.training.config import TrainConfig
+from titans.training.loop import train
+
+CONFIG = TrainConfig(
+    steps=13, batch_size=2, length=8, learning_rate=0.05, log_every=3, eval_every=5, eval_tokens=40, save_every=4
+)
+TIMES = ("seconds", "tokens_per_second")
+
+
+class StopsAt:
+    """A source during whose `step`-th batch something happens."""
+
+    def __init__(self, source, step: int, happens) -> None:
+        self.source, self.left, self.happens = source, step, happens
+        self.state_dict, self.load_state_dict = source.state_dict, source.load_state_dict
+
+    def next(self):
+        self.left -= 1
+        if self.left == 0:
+            self.happens()
+        return self.source.next()
+
+
+def press_ctrl_c() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def lose_power() -> None:
+    raise OSError("power")
+
+
+def metrics(out: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+
+
+def everything_saved(out: Path) -> dict:
+    saved: dict = {
+        f"{file.name}/{name}": (tensor.dtype, tensor.tolist())
+        for file in (out / "checkpoint").glob("*.safetensors")
+        for name, tensor in load_file(file).items()
+    }
+    training = json.loads((out / "checkpoint" / "training.json").read_text())
+    for name in ("seconds", "recent_seconds"):
+        training["meter"].pop(name)
+    training.pop("metrics_bytes")  # the length of the printed seconds varies
+    return saved | {"training": training}
+
+
+def test_a_model_learns_and_the_log_says_so(tmp_path: Path, small_model, batches) -> None:
+    config = replace(CONFIG, steps=60)
+    result = train(small_model(), batches(), config, tmp_path, validation=lambda: batches(epochs=1))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if "loss" in line]
+    validated = [line for line in lines if "validation_loss" in line]
+    assert [line["step"] for line in trained] == list(range(3, 61, 3))
+    assert [line["step"] for line in validated] == list(range(5, 61, 5))
+    assert trained[-1]["loss"] < 0.8 * trained[0]["loss"]
+    assert trained[-1]["bits_per_token"] == pytest.approx(trained[-1]["loss"] / math.log(2))
+    assert trained[-1]["tokens"] == result.tokens == 60 * 16
+    assert trained[-1]["seconds"] == pytest.approx(result.seconds)
+    assert trained[-1]["tokens_per_second"] > 0
+    assert result.validation is not None
+    assert validated[-1]["validation_bits_per_token"] == result.validation.bits_per_token
+    assert json.loads(json.dumps(result.to_dict()))["steps"] == 60
+
+
+@pytest.mark.parametrize("happens", [press_ctrl_c, lose_power])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stop", [5, 9, 10])
+def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(
+    tmp_path: Path, small_model, batches, happens, precision: str, stop: int
+) -> None:
+    config = replace(CONFIG, precision=precision)
+
+    def validation():
+        return batches(epochs=1)
+
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    one = small_model()
+    train(one, batches(), config, straight, validation=validation)
+
+    with pytest.raises((KeyboardInterrupt, OSError)):
+        train(small_model(), StopsAt(batches(), stop, happens), config, resumed, validation=validation)
+    saved_at = json.loads((resumed / "checkpoint" / "training.json").read_text())["step"]
+    assert saved_at == (stop if happens is press_ctrl_c else (stop - 1) // 4 * 4)
+    two = small_model()
+    torch.manual_seed(99)
+    result = train(two, batches(), config, resumed, validation=validation, resume=True)
+
+    assert result.steps == 13
+    assert result.tokens == 13 * 16
+    for name, parameter in one.named_parameters():
+        assert torch.equal(parameter, dict(two.named_parameters())[name]), name
+    assert everything_saved(straight) == everything_saved(resumed)
+    assert metrics(straight) == metrics(resumed)
+
+
+def test_the_state_goes_on_from_batch_to_batch(tmp_path: Path, small_model, batches) -> None:
+    model = small_model()
+    seen = []
+    original = model.loss
+
+    def loss(tokens, labels, *, state, reset):
+        value, after = original(tokens, labels, state=state, reset=reset)
+        seen.append((state, after))
+        return value, after
+
+    model.loss = loss
+    train(model, batches(), replace(CONFIG, steps=3), tmp_path)
+    assert seen[0][0] is None
+    for (_, after), (before, _) in pairwise(seen):
+        assert torch.equal(before.hidden, after.hidden)
+        assert not before.hidden.requires_grad
+
+
+def test_ctrl_c_says_where_the_checkpoint_is(tmp_path: Path, small_model, batches, capsys) -> None:
+    with pytest.raises(KeyboardInterrupt, match=r"checkpoint saved at .*checkpoint"):
+        train(small_model(), StopsAt(batches(), 2, press_ctrl_c), CONFIG, tmp_path)
+    assert "finishing the step and saving" in capsys.readouterr().err
+    assert (tmp_path / "checkpoint").readlink() == Path("checkpoint-00000002")
+
+
+def test_gradients_are_clipped_and_the_norm_before_is_logged(tmp_path: Path, small_model, batches) -> None:
+    config = replace(CONFIG, steps=1, clip_norm=1e-3, weight_decay=0.0)
+    model = small_model()
+    norms = []
+    step = torch.optim.AdamW.step
+
+    def spy(self, *args):
+        norms.append(torch.stack([p.grad.norm() for p in model.parameters()]).norm().item())
+        return step(self, *args)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", spy)
+        train(model, batches(), config, tmp_path)
+    assert norms == pytest.approx([1e-3], rel=1e-2)
+    assert metrics(tmp_path)[0]["grad_norm"] > 1e-2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path, small_model, batches) -> None:
+    model = small_model()
+
+    def break_model() -> None:
+        with torch.no_grad():
+            model.head.bias.fill_(math.nan)
+
+    with pytest.raises(TitansError, match=r"diverged at step 6 .*last checkpoint .* is intact.*learning_rate"):
+        train(model, StopsAt(batches(), 6, break_model), CONFIG, tmp_path)
+    result = train(small_model(), batches(), CONFIG, tmp_path, resume=True)
+    assert result.steps == 13
+
+
+def test_a_run_is_not_overwritten_and_is_resumed_with_its_own_settings(tmp_path: Path, small_model, batches) -> None:
+    train(small_model(), batches(), CONFIG, tmp_path)
+    with pytest.raises(TitansError, match="already holds a run"):
+        train(small_model(), batches(), CONFIG, tmp_path)
+    with pytest.raises(TitansError, match=r"learning_rate is 0\.1, but .* was begun with 0\.05"):
+        train(small_model(), batches(), replace(CONFIG, learning_rate=0.1), tmp_path, resume=True)
+    finished = train(small_model(), batches(), CONFIG, tmp_path, resume=True)
+    assert finished.steps == 13
+
+
+def test_resuming_nothing_is_one_clear_line(tmp_path: Path, small_model, batches) -> None:
+    with pytest.raises(TitansError, match="holds no checkpoint"):
+        train(small_model(), batches(), CONFIG, tmp_path, resume=True)
+
+
+def test_progress_counts_tokens_over_resumes(tmp_path: Path, small_model, batches) -> None:
+    class Counter:
+        skipped = advanced = 0
+
+        def skip(self, count: int) -> None:
+            self.skipped += count
+
+        def advance(self, count: int, **values: float) -> None:
+            self.advanced += count
+            assert values["loss"] > 0
+
+    with pytest.raises(KeyboardInterrupt):
+        train(small_model(), StopsAt(batches(), 5, press_ctrl_c), CONFIG, tmp_path)
+    counter = Counter()
+    train(small_model(), batches(), CONFIG, tmp_path, progress=counter, resume=True)  # pyright: ignore[reportArgumentType]
+    assert (counter.skipped, counter.advanced) == (5 * 16, 8 * 16)
