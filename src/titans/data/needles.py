@@ -86,7 +86,7 @@ class PassKeyBatches:
         key = _random_key(random)
         needle, question = encode(NEEDLE.format(key=key)), encode(f"{QUESTION}{key}\n")
         room = max(0, length - len(needle) - len(question))
-        questions = 1 + room // 512
+        questions = 1 + room // 128
         cuts = np.sort(random.integers(0, room + 1, questions + 1))
         text = self._filler.stretch(room, random)
         parts = np.split(text, cuts)

@@ -61,7 +61,7 @@ def evaluate(
     """Reads `source` once with a carried state and averages the loss of its labels.
 
     Args:
-        source: batches whose rows begin with a document; read to its end or until `max_tokens` labels are seen.
+        source: batches whose rows begin with a document; read to its end or for `max_tokens` labels.
         precision: "float32", or "bfloat16" for autocast.
 
     Raises:
@@ -88,6 +88,8 @@ def evaluate(
             )
             distances, origins = _distances(batch.reset, origins)
             labelled = (batch.labels != IGNORED).flatten()
+            if max_tokens is not None:
+                labelled &= labelled.cumsum(0) <= max_tokens - counts.sum()
             buckets = torch.bucketize(distances.flatten()[labelled], edges, right=True)
             nats.index_add_(0, buckets, flat.cpu().double()[labelled])
             counts.index_add_(0, buckets, torch.ones_like(buckets))

@@ -33,6 +33,7 @@ class Progress:
         self._stream = stream if stream is not None else sys.stderr
         self._done = 0
         self._skipped = 0
+        self._said = 0
         self._values = ""
         self._bar: Bar | None = None
 
@@ -49,13 +50,14 @@ class Progress:
         if self._bar is not None:
             self._show_bar()
             self._bar.stop()
-        elif self._done > self._skipped:
+        elif self._done > self._said:
             self._show_line()
 
     def skip(self, count: int) -> None:
         """Counts units that an earlier run did: part of the total, not of the rate."""
         self._skipped += count
         self._done += count
+        self._said = self._done
 
     def advance(self, count: int, **values: float) -> None:
         """Counts `count` more units; `values` (a loss, say) are shown beside them."""
@@ -73,6 +75,7 @@ class Progress:
             self._bar.update(self._task, completed=self._done, facts=self._facts())
 
     def _show_line(self) -> None:
+        self._said = self._done
         print(f"{self._name}  {self._facts()}", file=self._stream, flush=True)
 
     def _facts(self) -> str:
