@@ -58,7 +58,13 @@ class SmallModel(nn.Module):
         return self.head(torch.stack(outputs, dim=1)), HiddenState(hidden)
 
     def loss(
-        self, tokens: Tensor, labels: Tensor, *, state: HiddenState | None = None, reset: Tensor | None = None
+        self,
+        tokens: Tensor,
+        labels: Tensor,
+        *,
+        state: HiddenState | None = None,
+        reset: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, HiddenState]:
         logits, after = self(tokens, state=state, reset=reset)
         return functional.cross_entropy(logits.flatten(0, 1), labels.flatten()), after

@@ -114,8 +114,8 @@ def test_the_state_goes_on_from_batch_to_batch(tmp_path: Path, small_model, batc
     seen = []
     original = model.loss
 
-    def loss(tokens, labels, *, state, reset):
-        value, after = original(tokens, labels, state=state, reset=reset)
+    def loss(tokens, labels, *, state, reset, weights):
+        value, after = original(tokens, labels, state=state, reset=reset, weights=weights)
         seen.append((state, after))
         return value, after
 

@@ -34,10 +34,13 @@ class Batch:
     """[B, T] int64: the next token of the same document; -100 (ignored) where there is none"""
     reset: Tensor
     """[B, T] bool: a document starts here"""
+    weights: Tensor | None = None
+    """[B, T] float32: how much each label counts in the loss; None: all the same"""
 
     def to(self, device: torch.device) -> "Batch":
         """The same batch on `device`."""
-        return Batch(self.tokens.to(device), self.labels.to(device), self.reset.to(device))
+        weights = None if self.weights is None else self.weights.to(device)
+        return Batch(self.tokens.to(device), self.labels.to(device), self.reset.to(device), weights)
 
 
 class BatchSource(Protocol):
@@ -182,3 +185,26 @@ class DocumentBatches:
         for document in self._documents:
             digest.update(f"{document.name}/{len(document)}\n".encode("utf-8", errors="surrogateescape"))
         return digest.hexdigest()
+
+
+class MixedBatches:
+    """The rows of several sources under each other (a `BatchSource`)."""
+
+    def __init__(self, sources: Sequence[BatchSource]) -> None:
+        self._sources = sources
+
+    def next(self) -> Batch:
+        """The next batch of every source; StopIteration when one has ended."""
+        parts = [source.next() for source in self._sources]
+        weights = [torch.ones(part.tokens.shape) if part.weights is None else part.weights for part in parts]
+        joined = (torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "labels", "reset"))
+        return Batch(*joined, torch.cat(weights))
+
+    def state_dict(self) -> dict:
+        """The positions of all sources."""
+        return {"sources": [source.state_dict() for source in self._sources]}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes on from a `state_dict` of the same sources."""
+        for source, saved in zip(self._sources, state["sources"], strict=True):
+            source.load_state_dict(saved)

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from titans.data.batches import IGNORED, Batch, BatchSource, TokenDocument
+from titans.data.batches import IGNORED, Batch, TokenDocument
 
-NEEDLE = "\n# The pass key is {key}. Remember it. {key} is the pass key.\n"
-QUESTION = "\n# What is the pass key? The pass key is "
+QUESTION = "\n#key:"
+NEEDLE = QUESTION + "{key}\n"
 KEY_DIGITS = 5
+ANSWER_WEIGHT = 20.0  # an answer is 5 bytes among hundreds; unweighted it takes many times as long to learn
 CHANCE = 10.0**-KEY_DIGITS
 
 
@@ -38,7 +39,8 @@ class PassKeyBatches:
     """Batches of documents that state a pass key once and ask for it now and then (a `BatchSource`).
 
     A row is filled with documents of mixed lengths, log-uniform between `shortest` and the window, so that short
-    distances teach what long ones then demand. Every token has a label: the text as well as the answers.
+    distances teach what long ones then demand. Every token has a label: the text as well as the answers, which count
+    `ANSWER_WEIGHT` times.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class PassKeyBatches:
         length: int,
         seed: int = 0,
         *,
-        shortest: int = 256,
+        shortest: int = 32,
     ) -> None:
         self._filler = Filler(documents)
         self._shape, self._seed, self._shortest, self._step = (batch_size, length), seed, min(shortest, length), 0
@@ -57,10 +59,12 @@ class PassKeyBatches:
         """The next batch; there is no last one."""
         rows = [self._row(np.random.default_rng([self._seed, self._step, row])) for row in range(self._shape[0])]
         self._step += 1
-        tokens, reset = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
+        tokens, reset, answers = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
         labels = torch.full_like(tokens, IGNORED)
         labels[:, :-1] = torch.where(reset[:, 1:], IGNORED, tokens[:, 1:])
-        return Batch(tokens, labels, reset)
+        weights = torch.ones(tokens.shape)
+        weights[:, :-1][answers[:, 1:]] = ANSWER_WEIGHT
+        return Batch(tokens, labels, reset, weights)
 
     def state_dict(self) -> dict:
         """How many batches were made."""
@@ -70,30 +74,34 @@ class PassKeyBatches:
         """Goes on after as many batches."""
         self._step = int(state["step"])
 
-    def _row(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _row(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens, document starts and answers of one row, [T] each."""
         tokens = np.empty(self._shape[1], np.int64)
         reset = np.zeros(self._shape[1], bool)
+        answers = np.zeros(self._shape[1], bool)
         filled = 0
         while filled < len(tokens):
             length = int(np.exp(random.uniform(np.log(self._shortest), np.log(self._shape[1]))))
-            document = self._document(length, random)[: len(tokens) - filled]
-            tokens[filled : filled + len(document)] = document
+            document, answered = self._document(length, random)
+            room = slice(filled, filled + len(document))
+            tokens[room], answers[room] = (x[: len(tokens) - filled] for x in (document, answered))
             reset[filled] = True
             filled += len(document)
-        return tokens, reset
+        return tokens, reset, answers
 
-    def _document(self, length: int, random: np.random.Generator) -> np.ndarray:
+    def _document(self, length: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """A text with one statement and some questions, and where the answers are."""
         key = _random_key(random)
-        needle, question = encode(NEEDLE.format(key=key)), encode(f"{QUESTION}{key}\n")
-        room = max(0, length - len(needle) - len(question))
+        needle, question, answer = encode(NEEDLE.format(key=key)), encode(QUESTION), encode(key)
+        room = max(0, length - 2 * len(needle))
         questions = 1 + room // 128
-        cuts = np.sort(random.integers(0, room + 1, questions + 1))
         text = self._filler.stretch(room, random)
-        parts = np.split(text, cuts)
-        pieces = [parts[0], needle, parts[1]]
+        parts = np.split(text, np.sort(random.integers(0, room + 1, questions + 1)))
+        pieces = [(parts[0], False), (needle, False), (parts[1], False)]
         for part in parts[2:]:
-            pieces += [question, part]
-        return np.concatenate(pieces)
+            pieces += [(question, False), (answer, True), (encode("\n"), False), (part, False)]
+        flags = [np.full(len(piece), is_answer) for piece, is_answer in pieces]
+        return np.concatenate([piece for piece, _ in pieces]), np.concatenate(flags)
 
 
 @dataclass(frozen=True)
@@ -111,21 +119,20 @@ class Haystack:
             yield self.tokens[start : start + size]
 
 
-def haystack(filler: Filler, length: int, depth: float, random: np.random.Generator) -> Haystack:
-    """A text of `length` tokens with a pass key at `depth` (0 its beginning, 1 its end).
+def haystack(filler: Filler, distance: int, depth: float, random: np.random.Generator) -> Haystack:
+    """A text with a pass key at `depth` (0 its beginning, towards 1 its end) and `distance` tokens after the key.
 
     Raises:
-        ValueError: the length does not hold the needle, or depth is outside 0 ... 1.
+        ValueError: distance is negative, or depth is not in [0, 1).
     """
+    if distance < 0:
+        raise ValueError(f"distance is {distance}; it must be at least 0")
+    if not 0 <= depth < 1:
+        raise ValueError(f"depth is {depth}; it must be at least 0 and below 1")
     key = _random_key(random)
-    needle = encode(NEEDLE.format(key=key))
-    if length < len(needle):
-        raise ValueError(f"a text of {length} tokens does not hold the needle of {len(needle)}")
-    if not 0 <= depth <= 1:
-        raise ValueError(f"depth is {depth}; it must be between 0 and 1")
-    text = filler.stretch(length - len(needle), random)
-    place = round(depth * len(text))
-    return Haystack(np.concatenate([text[:place], needle, text[place:]]), encode(QUESTION + key))
+    before = filler.stretch(round(distance * depth / (1 - depth)), random)
+    after = filler.stretch(distance, random)
+    return Haystack(np.concatenate([before, encode(NEEDLE.format(key=key)), after]), encode(QUESTION + key))
 
 
 def encode(text: str) -> np.ndarray:
@@ -135,24 +142,3 @@ def encode(text: str) -> np.ndarray:
 
 def _random_key(random: np.random.Generator) -> str:
     return "".join(str(digit) for digit in random.integers(0, 10, KEY_DIGITS))
-
-
-class MixedBatches:
-    """The rows of several sources under each other (a `BatchSource`)."""
-
-    def __init__(self, sources: Sequence[BatchSource]) -> None:
-        self._sources = sources
-
-    def next(self) -> Batch:
-        """The next batch of every source; StopIteration when one has ended."""
-        parts = [source.next() for source in self._sources]
-        return Batch(*(torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "labels", "reset")))
-
-    def state_dict(self) -> dict:
-        """The positions of all sources."""
-        return {"sources": [source.state_dict() for source in self._sources]}
-
-    def load_state_dict(self, state: dict) -> None:
-        """Goes on from a `state_dict` of the same sources."""
-        for source, saved in zip(self._sources, state["sources"], strict=True):
-            source.load_state_dict(saved)

@@ -142,6 +142,10 @@ def _check(
         raise ValueError(f"q, k, v must share one shape [B, T, H, d]; got {shapes}")
     rows, length, heads, head_dim = q.shape
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1")
+    if guard_limit is not None and not guard_limit > 0:
+        raise ValueError(f"guard_limit is {guard_limit}; it must be above 0, or None for no guard")
 
     if weights is None and state is not None:
         if reset is not None:
@@ -218,15 +222,15 @@ def _flags(name: str, flags: Tensor | None, q: Tensor) -> Tensor | None:
 
 def _check_state(state: MemoryState, expected: MemoryState) -> None:
     found, wanted = state.tensors(), expected.tensors()
-    for name in wanted:
-        if name == "tail":
-            continue
-        if name not in found or found[name].shape != wanted[name].shape or found[name].dtype != wanted[name].dtype:
-            got = f"{tuple(found[name].shape)} {found[name].dtype}" if name in found else "nothing"
-            raise ValueError(
-                f"the memory state does not fit this call: {name} should be {tuple(wanted[name].shape)} "
-                f"{wanted[name].dtype}, got {got}"
-            )
+
+    def kind(x: Tensor | None) -> tuple[object, ...]:
+        return ("nothing",) if x is None else (tuple(x.shape), x.dtype)
+
+    for name in wanted | found:
+        should, got = kind(wanted.get(name)), kind(found.get(name))
+        if got != should and name != "tail":  # the convolution's tail is the layer's business
+            should, got = (" ".join(map(str, x)) for x in (should, got))
+            raise ValueError(f"the memory state does not fit this call: {name} should be {should}, got {got}")
 
 
 def _run_packed(

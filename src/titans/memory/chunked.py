@@ -66,15 +66,15 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
 
     y = plan.restore(torch.stack(outputs).transpose(2, 3), length)
     filled = torch.arange(state.chunk_size, device=plan.end.device) < (plan.end % state.chunk_size).unsqueeze(1)
-    stays = filled[:, None, :, None]  # nothing where the last chunk is full
+    empty = ~filled[:, None, :, None]  # everything where the last chunk is full
     return y, state.replace(
         position=plan.end,
         weights=weights,
         momentum=momentum,
-        inputs=tuple(x * stays for x in surprise.inputs),
-        errors=tuple(x * stays for x in surprise.errors),
-        slope=surprise.slope * stays[..., 0],
-        gates=tuple(x[-1] * stays for x in (gates.g, gates.theta, gates.log_eta) if x is not None),
+        inputs=tuple(x.masked_fill(empty, 0) for x in surprise.inputs),
+        errors=tuple(x.masked_fill(empty, 0) for x in surprise.errors),
+        slope=surprise.slope.masked_fill(empty[..., 0], 0),
+        gates=tuple(x[-1].masked_fill(empty, 0) for x in (gates.g, gates.theta, gates.log_eta) if x is not None),
     )
 
 

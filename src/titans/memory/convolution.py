@@ -7,8 +7,22 @@ from titans.memory.layout import compact, take
 
 
 def convolution_weight(channels: int, size: int) -> nn.Parameter:
-    """Taps of a depthwise convolution [channels, size], newest first, initialised as torch initialises nn.Conv1d."""
-    return nn.Parameter(torch.empty(channels, size).uniform_(-(size**-0.5), size**-0.5))
+    """Taps of the convolution of q, k and v together [3 channels, size], newest first.
+
+    Queries and values start close to the current token and keys close to the one before: what is associated, from the
+    first step on, is a token with its successor. With random taps this has to be found by chance (docs/lab-log.md).
+    """
+    weight = 0.1 * torch.empty(3, channels, size).uniform_(-1, 1)
+    for part, tap in enumerate((0, min(1, size - 1), 0)):
+        weight[part, :, tap] += 1
+    return nn.Parameter(weight.flatten(0, 1))
+
+
+def tie_keys_to_queries(projection: nn.Linear) -> None:
+    """Starts the key projection as a copy of the query projection, so that equal tokens match from the first step."""
+    dim = projection.in_features
+    with torch.no_grad():
+        projection.weight[dim : 2 * dim] = projection.weight[:dim]
 
 
 def causal_convolution(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from titans.memory.arguments import MemoryOperation
 from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig
-from titans.memory.convolution import causal_convolution, convolution_weight
+from titans.memory.convolution import causal_convolution, convolution_weight, tie_keys_to_queries
 from titans.memory.layout import document_positions
 from titans.memory.networks import MemoryNetwork, Norm
 from titans.memory.recurrent import recurrent_titans
@@ -23,6 +23,8 @@ _OPERATIONS: dict[str, MemoryOperation] = {
     "chunked": chunk_titans,
     "recurrent": recurrent_titans,
 }
+# The memory begins as good as empty: what it is not yet sure of should not have to be unlearned first.
+LAST_LAYER_SCALE = 0.02
 CHANNEL_GATE_RANK = 32  # of the low-rank projection behind channel-wise gates (as reported in arXiv 2504.13173)
 
 
@@ -45,13 +47,16 @@ class NeuralMemory(nn.Module):
         self.network = MemoryNetwork.from_config(config, head_dim)
 
         self.project_qkv = nn.Linear(dim, 3 * dim, bias=False)  # W_Q, W_K, W_V
-        self.conv_weight = convolution_weight(3 * dim, config.conv_size) if config.convolution else None
+        self.conv_weight = convolution_weight(dim, config.conv_size) if config.convolution else None
         self.gates = GateProjections(dim, config, self.network)
+        tie_keys_to_queries(self.project_qkv)
+        scales = [1.0] * (config.depth - 1) + [0.0 if config.depth == 1 else LAST_LAYER_SCALE]
         self.initial_weights = nn.ParameterList(
-            torch.randn(heads, d_in, d_out) / math.sqrt(d_in) for d_in, d_out in self.network.layer_dims
+            scale * torch.randn(heads, d_in, d_out) / math.sqrt(d_in)
+            for scale, (d_in, d_out) in zip(scales, self.network.layer_dims, strict=True)
         )
         deep = config.depth > 1
-        self.norm_weight = nn.Parameter(torch.ones(heads, head_dim)) if deep else None
+        self.norm_weight = nn.Parameter(torch.full((heads, head_dim), 0.5)) if deep else None
         self.norm_bias = nn.Parameter(torch.zeros(heads, head_dim)) if deep else None
         self.output_norm = nn.RMSNorm(head_dim, eps=1e-6)
         self.output_gate = nn.Linear(dim, dim, bias=False)
@@ -224,6 +229,14 @@ class GateProjections(nn.Module):
                 return torch.zeros_like(theta).expand(*theta.shape[:3], -1), log_eta, theta
             alpha = closing(torch.sigmoid(self._heads(self.forget, x)), FORGET_MARGIN)
             return torch.log1p(-alpha.clamp_max(MAX_FORGET)), log_eta, theta
+
+    def shut(self) -> None:
+        """Closes theta and alpha for good: from now on the memory is only read. For comparisons with a live memory."""
+        for projection in (self.step, self.forget):
+            if projection is not None:
+                last = projection if isinstance(projection, nn.Linear) else projection[-1]
+                nn.init.zeros_(last.weight)
+                nn.init.constant_(last.bias, -1e4)
 
     def _heads(self, projection: nn.Module, x: Tensor) -> Tensor:
         return projection(x).unflatten(-1, (self.config.num_heads, -1))

@@ -73,15 +73,15 @@ def _step(call: Call, state: MemoryState, t: int) -> tuple[Tensor, MemoryState]:
     if bool(full.any()):
         closed = close(weights, momentum, surprise, chunk, divisor)
         weights, momentum = (_where_row(full, new, old) for new, old in zip(closed, (weights, momentum), strict=True))
-    stays = (~full)[:, None, None, None]
+    done = full[:, None, None, None]
     return y, state.replace(
         position=state.position + 1,
         weights=weights,
         momentum=momentum,
-        inputs=tuple(x * stays for x in surprise.inputs),
-        errors=tuple(x * stays for x in surprise.errors),
-        slope=surprise.slope * stays[..., 0],
-        gates=tuple(x * stays for x in (gates.g, gates.theta, gates.log_eta) if x is not None),
+        inputs=tuple(x.masked_fill(done, 0) for x in surprise.inputs),
+        errors=tuple(x.masked_fill(done, 0) for x in surprise.errors),
+        slope=surprise.slope.masked_fill(done[..., 0], 0),
+        gates=tuple(x.masked_fill(done, 0) for x in (gates.g, gates.theta, gates.log_eta) if x is not None),
     )
 
 

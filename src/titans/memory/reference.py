@@ -79,7 +79,7 @@ def _run_row(call: Call, b: int) -> tuple[Tensor, MemoryState]:
                 for base, added in zip(chunk.base_momentum, chunk.added_momentum, strict=False)
             ]
             chunk = _Chunk(now, momentum)
-    return torch.stack(outputs), _as_state(state, chunk, position)
+    return (torch.stack(outputs) if outputs else call.q[b]), _as_state(state, chunk, position)
 
 
 def _gradients(call: Call, weights: list[Tensor], k: Tensor, v: Tensor) -> list[Tensor]:

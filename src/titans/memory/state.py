@@ -138,8 +138,11 @@ class MemoryState(TensorTree):
             count = sum(key.startswith(f"{name}.") for key in tensors)
             return tuple(tensors[f"{name}.{i}"] for i in range(count))
 
-        groups = {name: group(name) for name in ("weights", "momentum", "inputs", "errors", "gates")}
-        single = {name: tensors[name] for name in ("position", "slope", "tail")}
+        try:
+            groups = {name: group(name) for name in ("weights", "momentum", "inputs", "errors", "gates")}
+            single = {name: tensors[name] for name in ("position", "slope", "tail")}
+        except KeyError as error:
+            raise TitansError(f"{path} is incomplete: it has no tensor {error}") from error
         return cls(**single, **groups)  # pyright: ignore[reportArgumentType]
 
 

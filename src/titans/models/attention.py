@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titans.memory.convolution import causal_convolution, convolution_weight
+from titans.memory.convolution import causal_convolution, convolution_weight, tie_keys_to_queries
 from titans.memory.layout import take
 from titans.models.config import TitansConfig
 from titans.models.state import AttentionState
@@ -21,7 +21,8 @@ class Attention(nn.Module):
         self.num_heads, self.rope_base, self.window = config.num_heads, config.rope_base, config.window_size
         dim, conv = config.dim, config.memory
         self.project_qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.conv_weight = convolution_weight(3 * dim, conv.conv_size) if conv.convolution else None
+        self.conv_weight = convolution_weight(dim, conv.conv_size) if conv.convolution else None
+        tie_keys_to_queries(self.project_qkv)
         self.project_out = nn.Linear(dim, dim, bias=False)
         persistent = config.num_persistent_tokens
         self.persistent = nn.Parameter(torch.randn(persistent, dim)) if persistent else None

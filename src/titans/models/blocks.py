@@ -25,7 +25,11 @@ T = TypeVar("T")
 
 
 class Gate(nn.Module):
-    """o = y (x) m: both normalised with learned vectors, then a non-linearity (eq. 25 and 28)."""
+    """o = y (x) m: both normalised with learned vectors, then each lets the other through (eq. 25 and 28).
+
+    A plain product y * act(m) would let neither pass while the other has nothing to say, and was the slowest to learn of
+    the forms tried (docs/lab-log.md).
+    """
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
@@ -33,7 +37,8 @@ class Gate(nn.Module):
         self.memory_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
-        return self.attention_norm(y) * F.silu(self.memory_norm(m))
+        y, m = self.attention_norm(y), self.memory_norm(m)
+        return y * torch.sigmoid(m) + m * torch.sigmoid(y)
 
 
 class ControlMixer(nn.Module):

@@ -26,10 +26,13 @@ class TitansLM(nn.Module):
         >>> logits, state = model(more_tokens, state)   # continues; any split equals one call
     """
 
+    state_type = LMState
+
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.embedding_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)  # else the first block drowns the token
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         nn.init.normal_(self.embedding.weight, std=0.02)
@@ -67,7 +70,7 @@ class TitansLM(nn.Module):
         position = document_positions(state.position, tokens.shape[1], mask, reset)
         stream = Stream(state.position, position, mask, reset)
 
-        x = self.embedding(tokens)
+        x = self.embedding_norm(self.embedding(tokens))
         blocks = []
         for block, before in zip(self.blocks, state.blocks, strict=True):
             x, after = block(x, before, stream)
@@ -84,10 +87,22 @@ class TitansLM(nn.Module):
         state: LMState | None = None,
         mask: Tensor | None = None,
         reset: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, LMState]:
-        """Mean cross-entropy in nats over labels [B, T] int64 that are not -100, and the state; see `forward`."""
+        """Mean cross-entropy in nats over labels [B, T] int64 that are not -100, and the state; see `forward`.
+
+        weights: [B, T], how much each label counts in the mean; None for all the same.
+        """
+        if labels.shape != tokens.shape:
+            raise ValueError(f"labels must be [B, T] = {tuple(tokens.shape)}, got {tuple(labels.shape)}")
         logits, state = self(tokens, state, mask, reset)
-        return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED), state
+        logits, labels = logits.flatten(0, 1), labels.flatten()
+        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+        if weights is None:
+            return F.cross_entropy(logits, labels, ignore_index=IGNORED), state
+        counted = weights.flatten() * (labels != IGNORED)
+        nats = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+        return (nats * counted).sum() / counted.sum(), state
 
     def begin(self, rows: int) -> LMState:
         """The state before the first token of `rows` documents."""

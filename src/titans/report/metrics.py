@@ -35,6 +35,16 @@ def read_metrics(folder: Path) -> Results:
         TitansError: the file cannot be read, or a line is damaged or lacks a key (the message names the line).
     """
     path = Path(folder) / METRICS_NAME
+    points = read_curve(folder)
+    if not points:
+        raise TitansError(f"{path} is empty: there is nothing to report yet")
+    name = path.resolve().parent.name
+    return Results(title=f"Training run {name}", training=Training(curves={name: points}, unit="bits per token"))
+
+
+def read_curve(folder: Path) -> list[TrainingPoint]:
+    """The points of `folder/metrics.jsonl`, in the order they were written; errors as in `read_metrics`."""
+    path = Path(folder) / METRICS_NAME
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -47,10 +57,7 @@ def read_metrics(folder: Path) -> Results:
             points.append(_read_line(line))
         except ValueError as error:
             raise TitansError(f"{path}, line {number}: {error}") from error
-    if not points:
-        raise TitansError(f"{path} is empty: there is nothing to report yet")
-    name = path.resolve().parent.name
-    return Results(title=f"Training run {name}", training=Training(curves={name: points}, unit="bits per token"))
+    return points
 
 
 def _read_line(line: str) -> TrainingPoint:

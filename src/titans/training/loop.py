@@ -127,7 +127,9 @@ class _Run:
             group["lr"] = rate
         batch = self.source.next().to(self.device)
         with autocast(self.device, self.config.precision):
-            loss, state = self.model.loss(batch.tokens, batch.labels, state=self.state, reset=batch.reset)
+            loss, state = self.model.loss(
+                batch.tokens, batch.labels, state=self.state, reset=batch.reset, weights=batch.weights
+            )
         loss.backward()
         grad_norm = clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         nats, norm = loss.item(), grad_norm.item()

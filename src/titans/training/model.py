@@ -26,7 +26,7 @@ class StatefulModel(Protocol):
     """A `torch.nn.Module` that carries a state, such as `TitansLM`.
 
     Calling it with tokens [B, T], a state or None and reset [B, T] gives logits [B, T, V] and the next state; `loss`
-    takes labels [B, T] besides and gives the mean loss in nats over those that are not -100.
+    takes labels [B, T] besides, perhaps with weights, and gives the mean loss in nats over those that are not -100.
     """
 
     training: bool
@@ -35,7 +35,13 @@ class StatefulModel(Protocol):
     def __call__(self, tokens: Tensor, *, state: Any = None, reset: Tensor | None = None) -> tuple[Tensor, Any]: ...
 
     def loss(
-        self, tokens: Tensor, labels: Tensor, *, state: Any = None, reset: Tensor | None = None
+        self,
+        tokens: Tensor,
+        labels: Tensor,
+        *,
+        state: Any = None,
+        reset: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, Any]: ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...

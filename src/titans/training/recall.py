@@ -14,24 +14,24 @@ from titans.models.language_model import TitansLM
 def recall(
     model: TitansLM,
     documents: Sequence[TokenDocument],
-    length: int,
-    depths: Sequence[float],
+    distance: int,
+    depth: float,
     samples: int,
     seed: int = 0,
     piece: int = 2048,
-) -> list[float]:
-    """Share of pass keys answered exactly, digit by digit and greedily, for each depth.
+) -> float:
+    """Share of pass keys answered exactly, digit by digit and greedily.
 
     Args:
         documents: text to hide the keys in.
-        length: tokens read before the question.
-        depths: places of the key, from 0 (beginning) to 1 (end of the text).
-        samples: keys per depth; all are read side by side, the state carried from piece to piece.
-        piece: tokens per call; memory does not grow with `length`.
+        distance: tokens between key and question.
+        depth: place of the key in the text, from 0 (its beginning) to below 1.
+        samples: keys; all are read side by side, the state carried from piece to piece.
+        piece: tokens per call; memory does not grow with `distance`.
     """
     filler = Filler(documents)
-    random = np.random.default_rng([seed, length])
-    stacks = [haystack(filler, length, depth, random) for depth in depths for _ in range(samples)]
+    random = np.random.default_rng([seed, distance, round(1000 * depth)])
+    stacks = [haystack(filler, distance, depth, random) for _ in range(samples)]
     state = None
     for tokens in zip(*(stack.pieces(piece) for stack in stacks), strict=True):
         _, state = model(torch.from_numpy(np.stack(tokens)), state)
@@ -39,4 +39,4 @@ def recall(
     asked = torch.from_numpy(np.stack([stack.answer for stack in stacks]))
     logits, _ = model(asked[:, :-1], state)
     right = (logits[:, -KEY_DIGITS:].argmax(-1) == asked[:, -KEY_DIGITS:]).all(1)
-    return right.view(len(depths), samples).float().mean(1).tolist()
+    return right.float().mean().item()

@@ -1,0 +1,240 @@
+"""The quickstart's work: three trainings side by side, then everything that is measured on the trained models."""
+
+import json
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from titans.cli import corpus, findings
+from titans.data.batches import DocumentBatches, MixedBatches
+from titans.data.needles import CHANCE, PassKeyBatches
+from titans.data.text import Document, split_documents
+from titans.memory.config import MemoryConfig
+from titans.models.config import TitansConfig
+from titans.models.frozen import without_writes
+from titans.models.language_model import TitansLM
+from titans.models.presets import match_parameters, num_parameters
+from titans.report.html import write_report
+from titans.report.metrics import read_curve
+from titans.report.results import Recall, Results, Training, TrainingPoint, write_results
+from titans.training.config import TrainConfig
+from titans.training.evaluate import Evaluation, evaluate
+from titans.training.loop import TrainResult, train
+from titans.training.optimizer import make_optimizer
+from titans.training.progress import Progress
+from titans.training.recall import recall
+from titans.training.stream import StreamMoment, stream
+
+ROWS, LENGTH, LEARNING_RATE = 8, 512, 3e-3
+TRAINING_SHARE = 0.42  # of the time, for the slower model; the rest is the third training and the measurements
+STREAM_TOKENS = 1_048_576
+DISTANCE_TOKENS = 300_000
+RECALL_DISTANCES = (256, 512, 1024, 2048, 4096, 8192)
+RECALL_DEPTHS = (0.0, 0.25, 0.5)
+RECALL_SAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the models that are compared."""
+
+    label: str
+    config: TitansConfig
+    steps: int
+
+
+def compare(text: str | None, out: Path, minutes: float, seed: int, *, as_json: bool) -> None:
+    """Runs the whole comparison and prints its table, or its results as JSON."""
+    torch.set_num_threads(1)  # the models are small: two single-threaded processes beat one with two threads
+    started = time.perf_counter()
+    documents = corpus.documents(text, spool=out)
+    train_documents, held_out = split_documents(documents, seed=seed)
+    contenders = _contenders(train_documents, minutes, seed)
+    print(findings.introduction(contenders.values(), train_documents, held_out, minutes), file=sys.stderr)
+
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        running = {
+            name: pool.submit(_train, contender, train_documents, held_out, seed, out / name)
+            for name, contender in contenders.items()
+        }
+        try:
+            _watch(running, contenders, out, until=("titans", "control"))
+            titans = TitansLM.load(running["titans"].result().checkpoint)
+            moments, scale = _stream(titans, held_out, out, minutes)
+            evaluations, recalls = {}, {}
+            evaluations["memory on"] = _by_distance(titans, held_out, scale, "memory on")
+            evaluations["memory frozen"] = _by_distance(without_writes(titans), held_out, scale, "memory frozen")
+            recalls["titans"] = _recall(titans, held_out, seed, scale, "recall, Titans")
+            control = TitansLM.load(running["control"].result().checkpoint)
+            evaluations["control"] = _by_distance(control, held_out, scale, "control")
+            recalls["control"] = _recall(control, held_out, seed, scale, "recall, control")
+            _watch(running, contenders, out, until=("control_equal_time",))
+            longer = TitansLM.load(running["control_equal_time"].result().checkpoint)
+            evaluations["control, equal time"] = _by_distance(longer, held_out, scale, "control, equal time")
+        except BaseException:
+            for future in running.values():
+                future.cancel()
+            raise
+
+    results = Results(
+        title="Titans quickstart: what the memory adds",
+        command=" ".join(["titans", *sys.argv[1:]]),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=findings.machine(),
+        settings=findings.settings(
+            contenders["titans"].config, text=text, seed=seed, minutes=(time.perf_counter() - started) / 60
+        ),
+        models={
+            name: findings.summary(contender.label, contender.config, running[name].result(), evaluations[series])
+            for (name, contender), series in zip(
+                contenders.items(), ("memory on", "control", "control, equal time"), strict=True
+            )
+        },
+        training=Training(curves={name: _validation(out / name) for name in contenders}),
+        distance=findings.by_distance(evaluations),
+        recall=Recall(
+            distances=list(RECALL_DISTANCES),
+            depths=list(RECALL_DEPTHS),
+            window=contenders["titans"].config.window_size,
+            trained_to=LENGTH,
+            samples=max(2, round(RECALL_SAMPLES * scale)),
+            accuracy=recalls,
+            chance=CHANCE,
+        ),
+        stream=findings.streamed(moments),
+        notes=findings.notes(evaluations, minutes),
+    )
+    write_results(out, results)
+    report = write_report(out)
+    if as_json:
+        print(json.dumps(asdict(results), indent=2))
+    else:
+        findings.show(results, out, report)
+
+
+def _validation(run: Path) -> list[TrainingPoint]:
+    """The held-out points of a curve; those of training batches count pass keys more than text."""
+    return [point for point in read_curve(run) if point.validation]
+
+
+def _contenders(documents: Sequence[Document], minutes: float, seed: int) -> dict[str, Contender]:
+    """Titans, the control that sees as many tokens, and the control that trains as long."""
+    memory = MemoryConfig(num_heads=2, depth=1, chunk_size=32)
+    config = TitansConfig(variant="mag", dim=64, num_layers=2, num_heads=2, window_size=32, memory=memory)
+    control = match_parameters(config.replace(variant="attention"), num_parameters(config))
+    step, control_step = (_seconds_per_step(each, documents, seed) for each in (config, control))
+    steps = max(10, round(TRAINING_SHARE * minutes * 60 / step))
+    longer = round(steps * max(1.0, step / control_step))
+    return {
+        "titans": Contender("Titans (MAG)", config, steps),
+        "control": Contender("control, equal tokens", control, steps),
+        "control_equal_time": Contender("control, equal time", control, longer),
+    }
+
+
+def _source(documents: Sequence[Document], seed: int) -> MixedBatches:
+    """Half of the rows text, half of them text with pass keys."""
+    text = DocumentBatches(documents, ROWS // 2, LENGTH, seed)
+    return MixedBatches([text, PassKeyBatches(documents, ROWS // 2, LENGTH, seed)])
+
+
+def _seconds_per_step(config: TitansConfig, documents: Sequence[Document], seed: int) -> float:
+    """Median time of a few training steps of a model that is thrown away."""
+    model = TitansLM(config)
+    optimizer = make_optimizer(model, _train_config(10, seed))
+    source = _source(documents, seed)
+    times = []
+    for _ in range(6):
+        begun = time.perf_counter()
+        batch = source.next()
+        model.loss(batch.tokens, batch.labels, reset=batch.reset, weights=batch.weights)[0].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        times.append(time.perf_counter() - begun)
+    return sorted(times[1:])[2]
+
+
+def _train_config(steps: int, seed: int) -> TrainConfig:
+    return TrainConfig(
+        steps=steps,
+        batch_size=ROWS,
+        length=LENGTH,
+        learning_rate=LEARNING_RATE,
+        seed=seed,
+        log_every=5,
+        eval_every=max(1, steps // 8),
+        eval_tokens=16_384,
+        save_every=max(1, steps // 3),
+    )
+
+
+def _train(
+    contender: Contender, documents: list[Document], held_out: list[Document], seed: int, out: Path
+) -> TrainResult:
+    """One training, in a process of its own."""
+    torch.manual_seed(seed)
+    return train(
+        TitansLM(contender.config),
+        _source(documents, seed),
+        _train_config(contender.steps, seed),
+        out,
+        validation=lambda: DocumentBatches(held_out, min(ROWS, len(held_out)), LENGTH, seed, epochs=1),
+    )
+
+
+def _watch(
+    running: dict[str, Future[TrainResult]], contenders: dict[str, Contender], out: Path, until: tuple[str, ...]
+) -> None:
+    """Shows the progress of the trainings until some are done."""
+    total = sum(contender.steps for contender in contenders.values()) * ROWS * LENGTH
+    with Progress("train all three", total=total, unit="tokens") as progress:
+        seen = 0
+        while True:
+            done, _ = wait([running[name] for name in until], timeout=1.0)
+            curves = {name: read_curve(out / name) for name in contenders if (out / name / "metrics.jsonl").exists()}
+            now = sum(max((point.tokens for point in curve), default=0) for curve in curves.values())
+            bits = {name: curve[-1].bits for name, curve in curves.items() if curve and curve[-1].bits is not None}
+            progress.advance(now - seen, **{name: value for name, value in bits.items() if value is not None})
+            seen = now
+            for future in done:
+                future.result()  # a failure ends the wait
+            if len(done) == len(until):
+                return
+
+
+def _stream(model: TitansLM, held_out: list[Document], out: Path, minutes: float) -> tuple[list[StreamMoment], float]:
+    """Reads at least a million tokens; saves the model and the memory that has read them."""
+    scale = min(1.0, minutes / 8)
+    tokens = round(STREAM_TOKENS * scale) if minutes < 4 else STREAM_TOKENS
+    with Progress("stream", total=tokens, unit="tokens") as progress:
+        moments, state = stream(model, held_out, tokens, progress)
+    model.save(out / "model")
+    state.save(out / "memory.safetensors")
+    return moments, scale
+
+
+def _by_distance(model: TitansLM, held_out: list[Document], scale: float, name: str) -> Evaluation:
+    tokens = round(DISTANCE_TOKENS * scale)
+    with Progress(f"predict, {name}", total=tokens, unit="tokens") as progress:
+        source = DocumentBatches(held_out, min(16, len(held_out)), 1024, epochs=1)
+        return evaluate(model, source, tokens, progress=progress)
+
+
+def _recall(model: TitansLM, held_out: list[Document], seed: int, scale: float, name: str) -> list[list[float | None]]:
+    """Accuracy by depth (rows) and distance (columns)."""
+    samples = max(2, round(RECALL_SAMPLES * scale))
+    rows: list[list[float | None]] = []
+    with Progress(name, total=len(RECALL_DISTANCES) * len(RECALL_DEPTHS) * samples, unit="keys") as progress:
+        for depth in RECALL_DEPTHS:
+            rows.append([])
+            for distance in RECALL_DISTANCES:
+                rows[-1].append(recall(model, held_out, distance, depth, samples, seed))
+                progress.advance(samples)
+    return rows

@@ -1,0 +1,115 @@
+"""Text from a model: prompts of any lengths side by side, one token at a time, with the memory learning on the way."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from titans.models.language_model import TitansLM
+from titans.models.state import LMState
+
+
+@torch.no_grad()
+def generate(
+    model: TitansLM,
+    prompts: Sequence[Tensor],
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    stop: Sequence[Tensor] = (),
+    seed: int = 0,
+    state: LMState | None = None,
+    on_token: Callable[[Tensor], None] | None = None,
+) -> tuple[list[Tensor], LMState]:
+    """Continues every prompt.
+
+    Args:
+        prompts: one int64 tensor [length] per row; the lengths may differ, and each row is as if it were alone.
+        max_new_tokens: tokens to add at most.
+        temperature: 0 takes the likeliest token; above 0 logits are divided by it and a token is drawn.
+        top_k: draw from the k likeliest tokens only.
+        top_p: draw from the likeliest tokens that together have this probability.
+        stop: token sequences that end a row as soon as it ends with one; they stay in the output.
+        seed: of the draws; every row has a generator of its own, so that rows do not influence each other.
+        state: continue from this state (one row per prompt) instead of from empty memories.
+        on_token: called after each step with the new tokens [rows]; -1 in rows that have ended.
+
+    Returns:
+        The new tokens of each row, and the state after them: every token returned has been read.
+
+    Raises:
+        ValueError: a prompt is empty, or a setting is out of range.
+    """
+    _check(prompts, max_new_tokens, temperature, top_k, top_p)
+    device = model.embedding.weight.device
+    logits, state = prefill(model, [prompt.to(device) for prompt in prompts], state)
+    generators = [torch.Generator().manual_seed(seed * len(prompts) + row) for row in range(len(prompts))]
+    stops = [sequence.tolist() for sequence in stop]
+    new: list[list[int]] = [[] for _ in prompts]
+    running = torch.ones(len(prompts), dtype=torch.bool)
+    for _ in range(max_new_tokens):
+        tokens = torch.stack(
+            [_draw(row, temperature, top_k, top_p, g) for row, g in zip(logits.cpu().float(), generators, strict=True)]
+        )
+        for row in running.nonzero().flatten().tolist():
+            new[row].append(int(tokens[row]))
+        if on_token is not None:
+            on_token(tokens.masked_fill(~running, -1))
+        logits, state = decode_one_token(model, tokens.to(device), state, None if running.all() else running)
+        ended = [any(row[len(row) - len(s) :] == s for s in stops if s) for row in new]
+        running &= ~torch.tensor(ended)
+        if not running.any():
+            break
+    return [torch.tensor(row, dtype=torch.int64) for row in new], state
+
+
+def prefill(model: TitansLM, prompts: Sequence[Tensor], state: LMState | None) -> tuple[Tensor, LMState]:
+    """Reads prompts of any lengths; returns the logits after each row's last token [rows, vocab] and the state."""
+    tokens = torch.nn.utils.rnn.pad_sequence(list(prompts), batch_first=True, padding_side="left")
+    lengths = torch.tensor([len(prompt) for prompt in prompts], device=tokens.device)
+    mask = None
+    if int(lengths.min()) < tokens.shape[1]:
+        mask = torch.arange(tokens.shape[1], device=tokens.device) >= tokens.shape[1] - lengths.unsqueeze(1)
+    logits, state = model(tokens, state, mask)
+    return logits[:, -1], state
+
+
+def decode_one_token(
+    model: TitansLM, tokens: Tensor, state: LMState, running: Tensor | None = None
+) -> tuple[Tensor, LMState]:
+    """Reads one token per row [rows]; rows that are not `running` stay as they are. Returns logits [rows, vocab]."""
+    mask = None if running is None else running.unsqueeze(1).to(tokens.device)
+    logits, state = model(tokens.unsqueeze(1), state, mask)
+    return logits[:, -1], state
+
+
+def _draw(logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, g: torch.Generator) -> Tensor:
+    """One token from logits [vocab]."""
+    if temperature == 0:
+        return logits.argmax()
+    logits = logits / temperature
+    if top_k is not None and top_k < len(logits):
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -torch.inf)
+    probabilities = logits.softmax(-1)
+    if top_p is not None:
+        ranked, order = probabilities.sort(descending=True)
+        beyond = ranked.cumsum(-1) - ranked >= top_p
+        probabilities[order[beyond]] = 0
+    return torch.multinomial(probabilities, 1, generator=g)[0]
+
+
+def _check(
+    prompts: Sequence[Tensor], max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None
+) -> None:
+    if not prompts or min(len(prompt) for prompt in prompts) == 0:
+        raise ValueError("every prompt needs at least one token")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or above")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k is {top_k}; it must be at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1")

@@ -1,0 +1,166 @@
+"""What gates add up to inside a chunk, against plain loops over the recurrence."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from titans.memory.gates import Decay, Gates, decays, segment_sums, step_divisor
+
+TOKENS, WIDTHS = 7, [3, 5]
+
+
+def gates_of(granularity: str, momentum: bool = True) -> Gates:
+    width = {"shared": 1, "layer": 2, "channel": sum(WIDTHS)}[granularity]
+    steps = 1 if granularity == "shared" else 2
+
+    def gate(width: int) -> Tensor:
+        return F.logsigmoid(torch.randn(2, TOKENS, width, dtype=torch.float64))
+
+    return Gates(gate(width), gate(steps) if momentum else None, gate(steps).exp())
+
+
+def column(gate: Tensor, layer: int) -> Tensor:
+    """[..., C, 1 or L or channels] -> [..., C, 1] or the layer's channels [..., C, d_in]."""
+    if gate.shape[-1] == sum(WIDTHS):
+        return gate.split(WIDTHS, -1)[layer]
+    return gate[..., min(layer, gate.shape[-1] - 1)].unsqueeze(-1)
+
+
+def by_recurrence(gates: Gates, layer: int) -> Decay:
+    """The same sums by pushing one impulse after the other through equations 13 and 14."""
+    keep, theta = column(gates.g, layer).exp(), column(gates.theta, layer)
+    eta = torch.zeros_like(theta) if gates.log_eta is None else column(gates.log_eta, layer).exp()
+
+    def respond(weight: float, momentum: float, at: int | None) -> tuple[Tensor, Tensor]:
+        w = torch.full_like(keep[:, 0], weight)
+        s = torch.full_like(theta[:, 0], momentum)
+        trace = []
+        for t in range(TOKENS):
+            s = eta[:, t] * s + (theta[:, t] if t == at else 0)
+            w = keep[:, t] * w + s
+            trace.append(w)
+        return torch.stack(trace, 1), s
+
+    kept, _ = respond(1, 0, None)
+    carried, survival = respond(0, 1, None)
+    impulses = [respond(0, 0, i) for i in range(TOKENS)]
+    write = torch.stack([trace for trace, _ in impulses], 2)  # [..., t, i, channels]
+    return Decay(kept, carried, write, torch.stack([s for _, s in impulses], 1), survival)
+
+
+@pytest.mark.parametrize("granularity", ["shared", "layer", "channel"])
+@pytest.mark.parametrize("momentum", [True, False])
+def test_sums_are_those_of_the_recurrence(granularity, momentum):
+    gates = gates_of(granularity, momentum)
+    for layer, found in enumerate(decays(gates, WIDTHS)):
+        expected = by_recurrence(gates, layer)
+        write = found.write if found.write.dim() == 4 else found.write.unsqueeze(-1)
+        torch.testing.assert_close(found.kept, expected.kept)
+        torch.testing.assert_close(write, expected.write)
+        if momentum:
+            torch.testing.assert_close(found.carried, expected.carried)
+            torch.testing.assert_close(found.push, expected.push)
+            torch.testing.assert_close(found.survival, expected.survival.unsqueeze(-1))
+        else:
+            assert found.carried is found.push is found.survival is None
+
+
+def test_all_chunks_at_once_are_each_chunk_alone():
+    gates = gates_of("layer")
+    together = [list(per_round) for per_round in zip(*(x.unbind() for x in decays(gates, WIDTHS)), strict=True)]
+    for r in range(2):
+        for found, expected in zip(together[r], decays(Gates(*(x[r] for x in gates)), WIDTHS), strict=True):
+            for a, b in zip(found, expected, strict=True):
+                torch.testing.assert_close(a, b)
+
+
+def test_segment_sums():
+    x = -torch.rand(9, dtype=torch.float64)
+    found = segment_sums(x)
+    for t in range(9):
+        for j in range(9):
+            expected = x[j + 1 : t + 1].sum() if j <= t else torch.tensor(-torch.inf, dtype=torch.float64)
+            torch.testing.assert_close(found[t, j], expected)
+
+
+@pytest.mark.parametrize("eta", [0.5, 0.01])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_strong_decay_over_256_tokens_is_exact(eta, dtype):
+    # Dividing cumulative products is wrong by 10^6 here: they underflow.
+    gate = torch.full((1, 256, 1), eta, dtype=torch.float64).log()
+    gates = Gates(*(x.to(dtype) for x in (gate, gate, torch.ones_like(gate))))
+    (found,) = decays(gates, [4])
+    w = s = 0.0
+    for _ in range(256):
+        s = eta * s + 1
+        w = eta * w + s
+    total = found.write[0, -1].sum().item()
+    assert total == pytest.approx(w, rel=1e-6 if dtype == torch.float32 else 1e-13)
+
+
+@pytest.mark.parametrize("granularity", ["shared", "layer", "channel"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gates_that_are_exactly_shut(granularity, dtype):
+    """eta = 0 and alpha = 1: values as in the recurrence, and a finite gradient."""
+    leaves = [x.to(dtype) for x in gates_of(granularity)]
+    for x in leaves[:2]:
+        x[:, 2] = x[:, 3] = -torch.inf
+    gates = Gates(*(x.requires_grad_() for x in leaves))
+    total = torch.zeros((), dtype=dtype)
+    for layer, found in enumerate(decays(gates, WIDTHS)):
+        expected = by_recurrence(gates, layer)
+        write = found.write if found.write.dim() == 4 else found.write.unsqueeze(-1)
+        torch.testing.assert_close(found.kept, expected.kept)
+        torch.testing.assert_close(write, expected.write)
+        torch.testing.assert_close(found.carried, expected.carried)
+        total = total + sum(x.square().sum() for x in found if x is not None)
+    for gradient in torch.autograd.grad(total, leaves):
+        assert bool(torch.isfinite(gradient).all())
+
+
+def test_a_token_with_empty_gates_leaves_the_sums_as_they_are():
+    gates = gates_of("layer")
+    padded = Gates(*(F.pad(x, (0, 0, 0, 3)) for x in gates))
+    for before, after in zip(decays(gates, WIDTHS), decays(padded, WIDTHS), strict=True):
+        torch.testing.assert_close(after.kept[:, -1], before.kept[:, -1])
+        torch.testing.assert_close(after.carried[:, :TOKENS], before.carried)
+        torch.testing.assert_close(after.write[:, :TOKENS, :TOKENS], before.write)
+        torch.testing.assert_close(after.push[:, :TOKENS], before.push)
+        torch.testing.assert_close(after.survival, before.survival)
+        assert (after.write[:, :, TOKENS:] == 0).all()
+
+
+@pytest.mark.parametrize("granularity", ["layer", "channel"])
+def test_divisor_by_its_definition(granularity):
+    gates = gates_of(granularity)
+    layers = decays(Gates(*(x[None] for x in gates)), WIDTHS)  # [B = 1, H = 2, ...]
+    bounds = [torch.rand(1, 2, TOKENS, TOKENS, dtype=torch.float64) for _ in WIDTHS]
+    bounds = [b + b.transpose(-1, -2) for b in bounds]
+    found = step_divisor(bounds, layers, 0.7)
+    for h in range(2):
+        for t in range(TOKENS):
+            rates = []
+            for i in range(t + 1):
+                rate = 0.0
+                for bound, decay in zip(bounds, layers, strict=True):
+                    write = decay.write if decay.write.dim() == 4 else decay.write.amax(-1)
+                    rate += sum(float(write[0, h, t, j] * bound[0, h, i, j]) for j in range(t + 1))
+                rates.append(rate)
+            assert found[0, h, t].item() == pytest.approx(max(1.0, max(rates) / 0.7), rel=1e-12)
+    assert not found.requires_grad
+
+
+def test_divisor_leaves_small_steps_alone_and_does_not_see_the_future():
+    gates = gates_of("layer")
+    small = decays(Gates(gates.g[None], gates.log_eta[None], 1e-3 * gates.theta[None]), WIDTHS)
+    bounds = [torch.ones(1, 2, TOKENS, TOKENS, dtype=torch.float64)] * 2
+    assert (step_divisor(bounds, small, 1.0) == 1).all()
+    layers = decays(Gates(*(x[None] for x in gates)), WIDTHS)
+    before = step_divisor(bounds, layers, 1.0)
+    changed = [b.clone() for b in bounds]
+    for b in changed:
+        b[..., 4:, :] = b[..., :, 4:] = 100.0
+    after = step_divisor(changed, layers, 1.0)
+    assert torch.equal(before[..., :4], after[..., :4])
+    assert (after[..., 4:] > before[..., 4:]).all()

@@ -1,0 +1,140 @@
+"""The memory network, its hand-written gradient, and the bounds that the guard stands on."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from titans.memory import MemoryConfig, MemoryNetwork, Norm
+from titans.memory.networks import _MAX_SLOPE, LAYER_NORM_EPS, _ActivationBackward, squared_norm_bound
+
+HEADS, TOKENS, DIM = 2, 5, 4
+NETWORKS = [
+    MemoryNetwork(DIM, depth, 3, activation) for depth in (1, 2, 3, 4) for activation in ("gelu", "silu", "relu")
+]
+
+
+def name_of(network: MemoryNetwork) -> str:
+    return f"depth{network.depth}-{network.activation}"
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def weights_of(network: MemoryNetwork, scale: float = 1.0) -> tuple[torch.Tensor, ...]:
+    return tuple(scale * random(1, HEADS, a, b) / math.sqrt(a) for a, b in network.layer_dims)
+
+
+def test_dimensions():
+    assert MemoryNetwork(8, 1, 4).layer_dims == [(8, 8)]
+    assert MemoryNetwork(8, 2, 4).layer_dims == [(8, 32), (32, 8)]
+    assert MemoryNetwork(8, 4, 2).layer_dims == [(8, 16), (16, 16), (16, 16), (16, 8)]
+    config = MemoryConfig(depth=3, expansion=5, activation="relu")
+    assert MemoryNetwork.from_config(config, 8) == MemoryNetwork(8, 3, 5, "relu")
+
+
+def test_forward_is_the_residual_network_of_the_paper():
+    network = MemoryNetwork(DIM, 3, 2, "silu")
+    weights, x = weights_of(network), random(1, HEADS, TOKENS, DIM)
+    norm = Norm(random(HEADS, DIM), random(HEADS, DIM))
+    y = network(x, weights, norm)
+    for h in range(HEADS):
+        w1, w2, w3 = (w[0, h] for w in weights)
+        z = F.silu(F.silu(x[0, h] @ w1) @ w2) @ w3
+        expected = x[0, h] + F.layer_norm(z, (DIM,), norm.weight[h], norm.bias[h], LAYER_NORM_EPS)
+        torch.testing.assert_close(y[0, h], expected, rtol=0, atol=1e-12)
+
+
+def test_the_linear_memory_is_one_product():
+    weights, x = weights_of(MemoryNetwork(DIM, 1)), random(1, HEADS, TOKENS, DIM)
+    torch.testing.assert_close(MemoryNetwork(DIM, 1)(x, weights), x @ weights[0])
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=name_of)
+@pytest.mark.parametrize("affine", [True, False])
+def test_surprise_is_the_gradient_of_the_loss(network, affine):
+    weights = tuple(w.requires_grad_() for w in weights_of(network))
+    norm = Norm(random(HEADS, DIM), random(HEADS, DIM)) if affine and network.depth > 1 else None
+    k, v = random(1, HEADS, 1, DIM), random(1, HEADS, 1, DIM)
+    expected = torch.autograd.grad(0.5 * (network(k, weights, norm) - v).square().sum(), weights)
+    surprise = network.surprise(k, v, weights, norm)
+    for inputs, errors, want in zip(surprise.inputs, surprise.errors, expected, strict=True):
+        torch.testing.assert_close(inputs.transpose(-1, -2) @ errors, want, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", [n for n in NETWORKS if n.depth in (1, 3)], ids=name_of)
+def test_surprise_has_a_gradient_itself(network):
+    # Everything that training needs: the gradient of the inner gradient.
+    weights = tuple(w.requires_grad_() for w in weights_of(network))
+    k, v = random(1, HEADS, 2, DIM).requires_grad_(), random(1, HEADS, 2, DIM).requires_grad_()
+    norm = Norm(random(HEADS, DIM).requires_grad_(), random(HEADS, DIM).requires_grad_())
+
+    def factors(k, v, scale, shift, *weights):
+        surprise = network.surprise(k, v, weights, Norm(scale, shift) if network.depth > 1 else None)
+        return (*surprise.inputs, *surprise.errors)
+
+    assert torch.autograd.gradcheck(factors, (k, v, *norm, *weights))
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu"])
+def test_activation_backward_has_the_right_derivatives(name):
+    z, grad = random(20).requires_grad_(), random(20).requires_grad_()
+    act = {"gelu": F.gelu, "silu": F.silu}[name]
+    expected = torch.autograd.grad(act(z), z, grad, create_graph=True)[0]
+    found = _ActivationBackward.apply(grad, z, name)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    upstream = random(20)
+    ours = torch.autograd.grad(found, (z, grad), upstream)
+    theirs = torch.autograd.grad(expected, (z, grad), upstream)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu", "relu"])
+def test_no_slope_is_steeper_than_the_guard_believes(name):
+    z = torch.linspace(-20, 20, 400_001, dtype=torch.float64).requires_grad_()
+    (slope,) = torch.autograd.grad({"gelu": F.gelu, "silu": F.silu, "relu": F.relu}[name](z).sum(), z)
+    steepest = slope.abs().max().item()
+    assert steepest <= _MAX_SLOPE[name] <= steepest * 1.0001
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=name_of)
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0])
+def test_tangent_bounds_bound_the_tangent_kernel(network, scale):
+    """J_i J_j^T of each layer, from autograd's Jacobians, has no norm above the bound."""
+    weights = weights_of(network, scale)
+    norm = Norm(1 + random(HEADS, DIM), random(HEADS, DIM)) if network.depth > 1 else None
+    k = F.normalize(random(1, HEADS, TOKENS, DIM), dim=-1)
+    surprise = network.surprise(k, torch.zeros_like(k), weights, norm)
+    bounds = network.tangent_bounds(surprise, weights)
+    for h in range(HEADS):
+        scaled = None if norm is None else Norm(norm.weight[h : h + 1], norm.bias[h : h + 1])
+        for layer in range(network.depth):
+
+            def outputs(weight, h=h, layer=layer, scaled=scaled):
+                parts = [weight if i == layer else w[:, h : h + 1] for i, w in enumerate(weights)]
+                return network(k[:, h : h + 1], tuple(parts), scaled)[0, 0]
+
+            jacobian = torch.func.jacrev(outputs)(weights[layer][:, h : h + 1]).flatten(2)  # [T, d, parameters]
+            kernel = torch.einsum("iap,jbp->ijab", jacobian, jacobian)
+            norms = torch.linalg.matrix_norm(kernel, 2)
+            assert (norms <= bounds[layer][0, h] * (1 + 1e-9)).all()
+    assert not any(bound.requires_grad for bound in bounds)
+
+
+@pytest.mark.parametrize("shape", [(3, 8), (8, 3), (6, 6)])
+def test_norm_bound_is_above_the_spectral_norm_and_not_far_above(shape):
+    weight = random(20, *shape)
+    exact = torch.linalg.matrix_norm(weight, 2).square()
+    bound = squared_norm_bound(weight)
+    assert (bound >= exact * (1 - 1e-12)).all()
+    assert (bound <= exact * min(shape) ** 0.25 * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-15, 1e12])
+def test_norm_bound_survives_extreme_weights(scale):
+    weight = scale * torch.eye(4)
+    bound = squared_norm_bound(weight)
+    assert bool(torch.isfinite(bound))
+    assert bound >= 0.99 * scale**2
