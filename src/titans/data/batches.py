@@ -197,8 +197,12 @@ class MixedBatches:
         """The next batch of every source; StopIteration when one has ended."""
         parts = [source.next() for source in self._sources]
         weights = [torch.ones(part.tokens.shape) if part.weights is None else part.weights for part in parts]
-        joined = (torch.cat([getattr(part, name) for part in parts]) for name in ("tokens", "labels", "reset"))
-        return Batch(*joined, torch.cat(weights))
+        return Batch(
+            torch.cat([part.tokens for part in parts]),
+            torch.cat([part.labels for part in parts]),
+            torch.cat([part.reset for part in parts]),
+            torch.cat(weights),
+        )
 
     def state_dict(self) -> dict:
         """The positions of all sources."""

@@ -3,7 +3,7 @@
 Shapes, for B rows, T tokens, H heads, head dimension d, L memory layers:
 
     q, k, v         [B, T, H, d]; k and q are expected to be L2-normalised
-    g               log(1 - alpha), at most 0: [B, T, H], [B, T, H, L], or channel-wise [B, T, H, sum of the layers' d_in]
+    g               log(1 - alpha), at most 0: [B, T, H], [B, T, H, L], or channel-wise [B, T, H, sum of all d_in]
     log_eta         log of the momentum eta, at most 0: [B, T, H] or [B, T, H, L]; None for no momentum
     theta           step size: [B, T, H] or [B, T, H, L]
     weights         memory weights a document begins with, one [H, d_in, d_out] per layer; None: those of
@@ -16,8 +16,8 @@ Shapes, for B rows, T tokens, H heads, head dimension d, L memory layers:
     output_final_state   return the state after the last token (else None)
     mask            [B, T], 0 where a token is absent: it neither writes, decays nor counts
     reset           [B, T], 1 where a new document begins; ignored where the token is absent
-    cu_seqlens      [N + 1] boundaries of N documents packed into one row (B = 1); the initial and final states then have
-                    N rows. Each document equals a call of its own.
+    cu_seqlens      [N + 1] boundaries of N documents packed into one row (B = 1); the initial and final states
+                    then have N rows. Each document equals a call of its own.
 
 They return outputs [B, T, H, d] and the final state. State and arithmetic are float32 (float64 if q is).
 """
@@ -119,7 +119,7 @@ def memory_operation(run: Callable[[Call], tuple[Tensor, MemoryState]]) -> Memor
 
 def arrange_gates(gates: Gates, layout: Layout) -> Gates:
     """Gates [B, T, H, ·] -> [R, B, H, C, ·]."""
-    return Gates(*(None if x is None else layout.arrange(x).transpose(2, 3) for x in gates))
+    return gates.map(lambda x: layout.arrange(x).transpose(2, 3))
 
 
 def _check(
@@ -251,7 +251,7 @@ def _run_packed(
         q=unpack(call.q),
         k=unpack(call.k),
         v=unpack(call.v),
-        gates=Gates(*(None if x is None else unpack(x) for x in call.gates)),
+        gates=call.gates.map(unpack),
         mask=mask,
     )
     y, state = run(unpacked)

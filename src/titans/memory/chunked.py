@@ -1,15 +1,17 @@
 """The dual form: exact per-token weights without ever building them (eq. 16-18 for any depth).
 
-A chunk's gradients are all taken at the weights it begins with, and each is an outer product, so reading with the weights
-of token t is a masked linear attention over the chunk:
+A chunk's gradients are all taken at the weights it begins with, and each is an outer product, so reading with the
+weights of token t is a masked linear attention over the chunk:
 
     x_t W_t = kept_t (x_t W) + carried_t (x_t S) - sum_{i<=t} write[t, i] (x_t . a_i) delta_i / n_t
 
-with a_i the input and delta_i the error of that layer at token i (networks.py), the sums from gates.py. Every layer of the
-memory network is read so, the next layer's input being the activation of the last. Equals `reference_titans`.
+with a_i the input and delta_i the error of that layer at token i (networks.py), the sums from gates.py. Every layer of
+the memory network is read so, the next layer's input being the activation of the last. Equals `reference_titans`.
 
 Letters: R chunks, B rows, H heads, C tokens of a chunk, K 1 or d_in.
 """
+
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -24,7 +26,7 @@ Tensors = tuple[Tensor, ...]
 
 
 def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
-    """The memory over whole sequences, chunk by chunk: the form to train with. Arguments: see `titans.memory.arguments`."""
+    """The memory over whole sequences, chunk by chunk: the form to train with. See `titans.memory.arguments`."""
     network, state = call.network, call.state
     length = call.q.shape[1]
     if length == 0:
@@ -33,7 +35,8 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
     q, k, v = (plan.arrange(x).transpose(2, 3).unbind() for x in (call.q, call.k, call.v))  # R of [B, H, C, d]
     gates = arrange_gates(call.gates, plan)
     if plan.old is not None:
-        gates = Gates(*(_merge(plan.old, old, new) for old, new in zip(open_gates(state), gates, strict=True)))
+        slots = plan.old[:, :, None, :, None]  # [R, B, 1, C, 1]
+        gates = open_gates(state).merge(gates, lambda old, new: torch.where(slots, old, new))
 
     widths = [d_in for d_in, _ in network.layer_dims]
     channel_wise = gates.g.shape[-1] not in (1, network.depth)
@@ -49,11 +52,7 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
         surprise = network.surprise(k[r], v[r], weights, call.norm)
         if plan.old is not None and plan.any_old[r]:
             surprise = _merge_surprise(plan.old[r], state, surprise)
-        chunk = (
-            decays(Gates(*(None if x is None else x[r] for x in gates)), widths)
-            if all_decays is None
-            else list(all_decays[r])
-        )
+        chunk = decays(gates.map(itemgetter(r)), widths) if all_decays is None else list(all_decays[r])
         divisor = guard(network, surprise, weights, chunk, call.guard_limit)
         outputs.append(read(network, q[r], weights, momentum, surprise, chunk, divisor, call.norm))
         if plan.any_full[r]:
@@ -143,11 +142,6 @@ def close(
             new_momentum.append(decay.survival * old - (inputs * decay.push).transpose(-1, -2) @ errors)
         new_weights.append(weight)
     return tuple(new_weights), tuple(new_momentum)
-
-
-def _merge(old: Tensor, kept: Tensor | None, new: Tensor | None) -> Tensor | None:
-    """Gates [R, B, H, C, ·] with the slots that earlier calls filled taken from the state."""
-    return None if new is None else torch.where(old[:, :, None, :, None], kept, new)
 
 
 def _merge_surprise(old: Tensor, state: MemoryState, new: Surprise) -> Surprise:

@@ -12,6 +12,7 @@ Letters: B rows, H heads, C tokens of the chunk, L memory layers, d_in input wid
 1 (shared by all layers), L (one per layer) or the sum of all d_in (one per input channel of each layer).
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,21 @@ class Gates(NamedTuple):
     g: Tensor
     log_eta: Tensor | None
     theta: Tensor
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Gates":
+        """The gates with `change` applied to each."""
+        return Gates(change(self.g), None if self.log_eta is None else change(self.log_eta), change(self.theta))
+
+    def merge(self, other: "Gates", pick: Callable[[Tensor, Tensor], Tensor]) -> "Gates":
+        """The gates that `pick` makes of each pair."""
+        log_eta = None
+        if self.log_eta is not None and other.log_eta is not None:
+            log_eta = pick(self.log_eta, other.log_eta)
+        return Gates(pick(self.g, other.g), log_eta, pick(self.theta, other.theta))
+
+    def as_state(self) -> tuple[Tensor, ...]:
+        """In the order in which `MemoryState.gates` keeps them."""
+        return (self.g, self.theta) if self.log_eta is None else (self.g, self.theta, self.log_eta)
 
 
 class Decay(NamedTuple):
@@ -44,16 +60,25 @@ class Decay(NamedTuple):
 
     def unbind(self) -> "list[Decay]":
         """One `Decay` per entry of the leading axis."""
-        count = len(self.kept)
-        parts = [[None] * count if x is None else x.unbind(0) for x in self]
-        return [Decay(*entry) for entry in zip(*parts, strict=True)]
+
+        def parts(x: Tensor | None) -> Sequence[Tensor | None]:
+            return [None] * len(self.kept) if x is None else x.unbind(0)
+
+        columns = (
+            self.kept.unbind(0),
+            parts(self.carried),
+            self.write.unbind(0),
+            parts(self.push),
+            parts(self.survival),
+        )
+        return [Decay(*entry) for entry in zip(*columns, strict=True)]
 
 
 def segment_sums(x: Tensor) -> Tensor:
     """Sums over every interval: out[t, j] = x_{j+1} + ... + x_t for j <= t, minus infinity above the diagonal.
 
-    x: [..., C] logarithms, at most 0 -> [..., C, C]. Differences of cumulative sums, taken in float64 so that nothing is
-    lost; a gate at exactly 0 (log -inf) counts as exp(-1000), which is 0 in either precision. Dividing cumulative
+    x: [..., C] logarithms, at most 0 -> [..., C, C]. Differences of cumulative sums, taken in float64 so that nothing
+    is lost; a gate at exactly 0 (log -inf) counts as exp(-1000), which is 0 in either precision. Dividing cumulative
     products instead would be wrong by orders of magnitude.
     """
     sums = x.double().clamp_min(-1000).cumsum(-1)
@@ -69,31 +94,27 @@ def decays(gates: Gates, layer_widths: list[int]) -> list[Decay]:
         slices = gates.g.split(layer_widths, dim=-1)
         return [_channel_decay(g, *_layer(gates, layer)) for layer, g in enumerate(slices)]
 
-    def per_layer(x: Tensor | None, dim: int = -1) -> list[Tensor | None]:
-        if x is None:
-            return [None] * depth
-        parts = x.unbind(dim)
-        return [parts[min(layer, len(parts) - 1)] for layer in range(depth)]
-
     g, theta = gates.g.transpose(-1, -2), gates.theta.transpose(-1, -2)  # [..., G, C]
     keep = segment_sums(g).exp()  # A [..., G, C, C]
-    kept = g.cumsum(-1).exp()
-    carried = push = survival = None
+    kept = _per_layer(g.cumsum(-1).exp().transpose(-1, -2).unsqueeze(-2), -1, depth)  # each [..., C, 1]
     if gates.log_eta is None:
-        write = keep * theta.unsqueeze(-2)
-    else:
-        log_eta = gates.log_eta.transpose(-1, -2)
-        survive = segment_sums(log_eta).exp()  # E
-        survival = log_eta.cumsum(-1).exp()
-        carried = (keep @ survival.unsqueeze(-1)).movedim(-3, -1)  # [..., C, 1, G]
-        write = (keep @ survive) * theta.unsqueeze(-2)
-        push = (survive[..., -1, :] * theta).transpose(-1, -2).unsqueeze(-2)
-        survival = survival[..., -1:].unsqueeze(-1).movedim(-3, -1)
-    columns = [per_layer(x) for x in (kept.transpose(-1, -2).unsqueeze(-2), carried, push, survival)]
-    return [
-        Decay(kept, carried, write, push, survival)
-        for kept, carried, push, survival, write in zip(*columns, per_layer(write, -3), strict=True)
-    ]
+        write = _per_layer(keep * theta.unsqueeze(-2), -3, depth)
+        return [Decay(k, None, w, None, None) for k, w in zip(kept, write, strict=True)]
+
+    log_eta = gates.log_eta.transpose(-1, -2)
+    survive = segment_sums(log_eta).exp()  # E [..., G, C, C]
+    survival = log_eta.cumsum(-1).exp()
+    carried = _per_layer((keep @ survival.unsqueeze(-1)).movedim(-3, -1), -1, depth)
+    write = _per_layer((keep @ survive) * theta.unsqueeze(-2), -3, depth)
+    push = _per_layer((survive[..., -1, :] * theta).transpose(-1, -2).unsqueeze(-2), -1, depth)
+    left = _per_layer(survival[..., -1:].unsqueeze(-1).movedim(-3, -1), -1, depth)
+    return [Decay(*layer) for layer in zip(kept, carried, write, push, left, strict=True)]
+
+
+def _per_layer(x: Tensor, dim: int, depth: int) -> list[Tensor]:
+    """The entries of an axis of length 1 or L, one for each of L memory layers."""
+    parts = x.unbind(dim)
+    return [parts[min(layer, len(parts) - 1)] for layer in range(depth)]
 
 
 def _layer(gates: Gates, layer: int) -> tuple[Tensor | None, Tensor]:

@@ -100,6 +100,8 @@ class NeuralMemory(nn.Module):
         g, log_eta, theta = self.gates(x)
         if backend == "auto":
             backend = "recurrent" if x.shape[1] == 1 else "chunked"
+        if backend not in _OPERATIONS:
+            raise ValueError(f"backend is {backend!r}; it must be auto, {', '.join(_OPERATIONS)}")
         reads, after = _OPERATIONS[backend](
             q,
             k,
@@ -133,8 +135,12 @@ class NeuralMemory(nn.Module):
             num_gates=self.gates.num_forget,
             num_steps=self.config.depth,
             momentum=self.config.momentum,
-            tail=(self.config.conv_size - 1, 3 * self.dim) if self.conv_weight is not None else (0, 0),
+            tail=self._tail_shape,
         )
+
+    @property
+    def _tail_shape(self) -> tuple[int, int]:
+        return (0, 0) if self.conv_weight is None else (self.config.conv_size - 1, 3 * self.dim)
 
     def queries(
         self, x: Tensor, tail: Tensor, position: Tensor, mask: Tensor | None, reset: Tensor | None
@@ -146,7 +152,7 @@ class NeuralMemory(nn.Module):
         return F.normalize(F.silu(q).unflatten(-1, (self.config.num_heads, -1)), dim=-1), tail
 
     def recall(self, queries: Tensor, x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
-        """M*(q): reads with given weights [B, H, d_in, d_out] and writes nothing; x [B, T, dim] drives the output gate."""
+        """M*(q): reads with given weights [B, H, d_in, d_out], writes nothing; x [B, T, dim] drives the output gate."""
         with torch.autocast(device_type=x.device.type, enabled=False):
             reads = self.network(queries.transpose(1, 2), weights, self._norm()).transpose(1, 2)
         return self._output(reads, x)
@@ -182,6 +188,9 @@ class NeuralMemory(nn.Module):
             raise ValueError("x has no tokens (T = 0); pass at least one")
         if not x.dtype.is_floating_point:
             raise ValueError(f"x must be a floating-point tensor, got {x.dtype}")
+        dtype = self.project_out.weight.dtype
+        if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+            raise ValueError(f"x is {x.dtype} and the memory {dtype}; convert one of them, or use torch.autocast")
         if not bool(torch.isfinite(x).all()):
             raise ValueError("x holds NaN or infinite values; the memory would never recover from them")
         for name, flags in (("mask", mask), ("reset", reset)):
@@ -189,6 +198,11 @@ class NeuralMemory(nn.Module):
                 raise ValueError(f"{name} must be [B, T] = {tuple(x.shape[:2])}, got {tuple(flags.shape)}")
         if len(state.position) != len(x):
             raise ValueError(f"the state has {len(state.position)} rows, x has {len(x)}")
+        if state.tail.shape[1:] != self._tail_shape:
+            raise ValueError(
+                f"the state belongs to another memory: its convolution tail is {tuple(state.tail.shape[1:])}, "
+                f"not {self._tail_shape}"
+            )
 
 
 class GateProjections(nn.Module):
@@ -218,7 +232,7 @@ class GateProjections(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """x [B, T, dim] -> g = log(1 - alpha), log_eta (None without momentum), theta: [B, T, H, ·], float32 or 64."""
         with torch.autocast(device_type=x.device.type, enabled=False):
-            x = x.to(torch.promote_types(next(self.step.parameters()).dtype, torch.float32))
+            x = x.to(next(self.step.parameters()).dtype)
             theta = closing(torch.sigmoid(self._heads(self.step, x)), STEP_MARGIN) * self.config.max_step
             log_eta = None
             if self.momentum is not None:
@@ -231,15 +245,16 @@ class GateProjections(nn.Module):
             return torch.log1p(-alpha.clamp_max(MAX_FORGET)), log_eta, theta
 
     def shut(self) -> None:
-        """Closes theta and alpha for good: from now on the memory is only read. For comparisons with a live memory."""
+        """Closes theta and alpha for good, for comparisons: a memory that is fresh now will only be read."""
         for projection in (self.step, self.forget):
             if projection is not None:
-                last = projection if isinstance(projection, nn.Linear) else projection[-1]
+                last = [module for module in projection.modules() if isinstance(module, nn.Linear)][-1]
                 nn.init.zeros_(last.weight)
                 nn.init.constant_(last.bias, -1e4)
 
     def _heads(self, projection: nn.Module, x: Tensor) -> Tensor:
-        return projection(x).unflatten(-1, (self.config.num_heads, -1))
+        logits = projection(x)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).unflatten(-1, (self.config.num_heads, -1))
 
 
 STEP_MARGIN, FORGET_MARGIN = 0.1, 0.05

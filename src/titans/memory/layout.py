@@ -74,8 +74,8 @@ def document_positions(position: Tensor, length: int, mask: Tensor | None, reset
 def layout(position: Tensor, length: int, unit: int, mask: Tensor | None, reset: Tensor | None) -> Layout:
     """Lays out a call of `length` tokens.
 
-    position: [B] tokens of the open document so far; mask: [B, T] bool, False where a token is absent; reset: [B, T] bool,
-    True where a document begins (ignored on absent tokens).
+    position: [B] tokens of the open document so far; mask: [B, T] bool, False where a token is absent; reset: [B, T]
+    bool, True where a document begins (ignored on absent tokens).
     """
     if mask is None and reset is None and length > 0 and not bool((position % unit).any()):
         return _aligned(position, length, unit)

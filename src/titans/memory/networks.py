@@ -124,8 +124,8 @@ class MemoryNetwork:
         """Upper bound on how far a unit step on token j moves the output for token i, per memory layer.
 
         The tangent kernel of layer l is (a_i . a_j) P_i P_j^T, with a the layer's input and P the product of the
-        Jacobians after it; its norm is at most |a_i . a_j| s_i s_j prod_m ||W_m||^2 max|act'|^2 over the layers m above,
-        s the slope of the layer norm. Returns one [B, H, C, C] per layer, without gradient.
+        Jacobians after it; its norm is at most |a_i . a_j| s_i s_j prod_m ||W_m||^2 max|act'|^2 over the layers m
+        above, s the slope of the layer norm. Returns one [B, H, C, C] per layer, without gradient.
         """
         with torch.no_grad():
             above = surprise.slope.unsqueeze(-1) * surprise.slope.unsqueeze(-2)

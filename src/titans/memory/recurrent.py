@@ -9,7 +9,7 @@ from torch import Tensor
 
 from titans.memory.arguments import Call, memory_operation
 from titans.memory.chunked import close, guard, open_gates, read
-from titans.memory.gates import Decay, Gates, decays
+from titans.memory.gates import Decay, decays
 from titans.memory.networks import Surprise
 from titans.memory.state import MemoryState
 
@@ -23,7 +23,7 @@ def _recurrent_titans(call: Call) -> tuple[Tensor, MemoryState]:
         if call.mask is not None:
             present = call.mask[:, t]
             y = y * present[:, None, None]
-            state = _where_row(present, stepped, state)
+            state = _where_state(present, stepped, state)
         else:
             state = stepped
         outputs.append(y)
@@ -51,8 +51,7 @@ def _step(call: Call, state: MemoryState, t: int) -> tuple[Tensor, MemoryState]:
         tuple(put(old, new) for old, new in zip(state.errors, now.errors, strict=True)),
         put(state.slope.unsqueeze(-1), now.slope.unsqueeze(-1)).squeeze(-1),
     )
-    pairs = zip(open_gates(state), call.gates, strict=True)
-    gates = Gates(*(None if new is None else put(old, new[:, t].unsqueeze(2)) for old, new in pairs))
+    gates = open_gates(state).merge(call.gates, lambda old, new: put(old, new[:, t].unsqueeze(2)))
 
     chunk = decays(gates, [d_in for d_in, _ in network.layer_dims])
     divisor = guard(network, surprise, state.weights, chunk, call.guard_limit)
@@ -71,8 +70,9 @@ def _step(call: Call, state: MemoryState, t: int) -> tuple[Tensor, MemoryState]:
     full = slot == state.chunk_size - 1
     weights, momentum = state.weights, state.momentum
     if bool(full.any()):
-        closed = close(weights, momentum, surprise, chunk, divisor)
-        weights, momentum = (_where_row(full, new, old) for new, old in zip(closed, (weights, momentum), strict=True))
+        closed, closed_momentum = close(weights, momentum, surprise, chunk, divisor)
+        weights = tuple(_where_row(full, new, old) for new, old in zip(closed, weights, strict=True))
+        momentum = tuple(_where_row(full, new, old) for new, old in zip(closed_momentum, momentum, strict=True))
     done = full[:, None, None, None]
     return y, state.replace(
         position=state.position + 1,
@@ -110,14 +110,14 @@ def _begin_documents(call: Call, state: MemoryState, begins: Tensor) -> MemorySt
         momentum=bool(state.momentum),
         tail=(state.tail.shape[1], state.tail.shape[2]),
     )
-    return _where_row(begins, fresh, state)
+    return _where_state(begins, fresh, state)
 
 
-def _where_row(rows, yes, no):
-    """Per row of the batch: `yes` where rows [B] is True, else `no`; for tensors, tuples and states alike."""
-    if isinstance(yes, Tensor):
-        return torch.where(rows.view(-1, *([1] * (yes.dim() - 1))), yes, no)
-    if isinstance(yes, tuple):
-        return tuple(_where_row(rows, a, b) for a, b in zip(yes, no, strict=True))
-    taken = iter(_where_row(rows, tuple(yes.tensors().values()), tuple(no.tensors().values())))
+def _where_row(rows: Tensor, yes: Tensor, no: Tensor) -> Tensor:
+    """Per row of the batch: `yes` where rows [B] is True, else `no`."""
+    return torch.where(rows.view(-1, *([1] * (yes.dim() - 1))), yes, no)
+
+
+def _where_state(rows: Tensor, yes: MemoryState, no: MemoryState) -> MemoryState:
+    taken = iter([_where_row(rows, a, b) for a, b in zip(yes.tensors().values(), no.tensors().values(), strict=True)])
     return no.map(lambda _: next(taken))

@@ -4,7 +4,7 @@
     M_t = (1 - alpha_t) M_{t-1} + S_t                          (eq. 13)
     y_t = M_t(q_t)                                             (eq. 15)
 
-The gradient is autograd's. With chunk_size = 1 this is the plain online recurrence. Letters as in `titans.memory.arguments`.
+The gradient is autograd's. With chunk_size = 1 this is the plain online recurrence. Letters: `titans.memory.arguments`.
 
 The step-size guard scales what the open chunk has added so far, so W_t is kept as two parts: `base`, where the chunk's
 start has drifted by decay and old momentum, and `added`, the chunk's own contribution (both per memory layer).
@@ -45,7 +45,7 @@ class _Chunk:
         self.errors: list[list[Tensor]] = []
         self.slopes: list[Tensor] = []
         self.gates: list[tuple[Tensor, ...]] = []
-        # How much of each token's gradient is in `added` and in `added_momentum`, per layer [H, tokens so far, 1 or d_in].
+        # How much of each token's gradient is in `added` and in `added_momentum`, [H, tokens, 1 or d_in] per layer.
         self.writes = [w.new_zeros(len(w), 0, 1) for w in weights]
         self.pushes = [w.new_zeros(len(w), 0, 1) for w in weights]
 

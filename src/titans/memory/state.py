@@ -21,8 +21,8 @@ class TensorTree:
         return _map(self, change)
 
     def detach(self) -> Self:
-        """The same values, cut off from the graph that computed them."""
-        return self.map(torch.Tensor.detach)
+        """The same values, cut off from the graph that made them and from the model's parameters."""
+        return self.map(lambda tensor: tensor.detach().clone())
 
     def to(self, device: torch.device | str) -> Self:
         """The same values on another device."""
@@ -40,7 +40,7 @@ class TensorTree:
         """A copy of this tree with every tensor taken from `tensors`.
 
         Raises:
-            TitansError: a tensor is missing, foreign, or of another shape (the number of rows and the precision may differ).
+            TitansError: a tensor is missing, foreign, or of another shape (rows and precision may differ).
         """
         expected = self.tensors()
         if expected.keys() != tensors.keys():

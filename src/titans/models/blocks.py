@@ -27,8 +27,8 @@ T = TypeVar("T")
 class Gate(nn.Module):
     """o = y (x) m: both normalised with learned vectors, then each lets the other through (eq. 25 and 28).
 
-    A plain product y * act(m) would let neither pass while the other has nothing to say, and was the slowest to learn of
-    the forms tried (docs/lab-log.md).
+    A plain product y * act(m) would let neither pass while the other has nothing to say, and was the slowest to learn
+    of the forms tried (docs/lab-log.md).
     """
 
     def __init__(self, config: TitansConfig) -> None:
@@ -115,7 +115,7 @@ class MemoryAsContext(nn.Module):
     """MAC: attention sees a segment together with what the memory recalls for it, and the memory writes what
     attention made of it.
 
-    Token i of a segment sees the persistent tokens, the segment's tokens j <= i and what was recalled for tokens j <= i.
+    Token i of a segment sees the persistent tokens, the segment's tokens j <= i and what tokens j <= i recalled.
     The paper puts all recalled tokens in front of the segment; read literally, token i would see what token j > i asked
     for. Recall uses the memory as it was before the segment; the last read is per position, after that token's write.
     """

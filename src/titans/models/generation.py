@@ -72,8 +72,8 @@ def prefill(model: TitansLM, prompts: Sequence[Tensor], state: LMState | None) -
     mask = None
     if int(lengths.min()) < tokens.shape[1]:
         mask = torch.arange(tokens.shape[1], device=tokens.device) >= tokens.shape[1] - lengths.unsqueeze(1)
-    logits, state = model(tokens, state, mask)
-    return logits[:, -1], state
+    logits, after = model(tokens, state, mask)
+    return logits[:, -1], after
 
 
 def decode_one_token(

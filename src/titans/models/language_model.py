@@ -95,14 +95,14 @@ class TitansLM(nn.Module):
         """
         if labels.shape != tokens.shape:
             raise ValueError(f"labels must be [B, T] = {tuple(tokens.shape)}, got {tuple(labels.shape)}")
-        logits, state = self(tokens, state, mask, reset)
+        logits, after = self(tokens, state, mask, reset)
         logits, labels = logits.flatten(0, 1), labels.flatten()
         logits = logits.float() if logits.dtype == torch.bfloat16 else logits
         if weights is None:
-            return F.cross_entropy(logits, labels, ignore_index=IGNORED), state
+            return F.cross_entropy(logits, labels, ignore_index=IGNORED), after
         counted = weights.flatten() * (labels != IGNORED)
         nats = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
-        return (nats * counted).sum() / counted.sum(), state
+        return (nats * counted).sum() / counted.sum(), after
 
     def begin(self, rows: int) -> LMState:
         """The state before the first token of `rows` documents."""

@@ -73,7 +73,9 @@ def match_parameters(config: TitansConfig, parameters: float) -> TitansConfig:
     rest = num_parameters(config.replace(hidden_size=1)) - per_unit
     if parameters < rest + per_unit:
         raise ValueError(f"{parameters:,.0f} parameters are too few: without the SwiGLU there are {rest:,}")
-    return config.replace(hidden_size=round((parameters - rest) / per_unit))
+    width = (parameters - rest) / per_unit
+    multiple = 8 if config.dim >= 512 else 1  # large matrices want round sizes
+    return config.replace(hidden_size=multiple * round(width / multiple))
 
 
 def num_parameters(config: TitansConfig) -> int:

@@ -1,6 +1,6 @@
 """MAC's bookkeeping: a call cut into segments counted from the start of each document.
 
-Letters: B rows, T tokens of the call, S slots of a segment, W tokens that a round handles per row (S, or 1 in decoding).
+Letters: B rows, T tokens of the call, S slots of a segment, W tokens that a round handles per row (S or 1).
 """
 
 from collections.abc import Iterator

@@ -30,7 +30,9 @@ class StatefulModel(Protocol):
     """
 
     training: bool
-    state_type: type[CarriedState]
+
+    @property
+    def state_type(self) -> type[CarriedState]: ...
 
     def __call__(self, tokens: Tensor, *, state: Any = None, reset: Tensor | None = None) -> tuple[Tensor, Any]: ...
 
