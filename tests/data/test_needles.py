@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import torch
+
+from titans.data.batches import IGNORED, DocumentBatches, MixedBatches
+from titans.data.needles import ANSWER_WEIGHT, KEY_DIGITS, QUESTION, Filler, PassKeyBatches, encode, haystack
+
+
+class Text:
+    """A document of one repeated letter."""
+
+    def __init__(self, letter: str, length: int) -> None:
+        self.name, self._tokens = letter, np.full(length, ord(letter), np.int64)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def tokens(self, start: int, stop: int) -> np.ndarray:
+        return self._tokens[start:stop]
+
+
+DOCUMENTS = [Text("a", 50), Text("b", 5000)]
+
+
+def batches(seed: int = 0) -> PassKeyBatches:
+    return PassKeyBatches(DOCUMENTS, 3, 700, seed)
+
+
+def documents_of(batch) -> list[tuple[str, torch.Tensor]]:
+    """Every whole document of a batch as text, with the weights of its labels."""
+    assert batch.weights is not None
+    found = []
+    for tokens, reset, weights in zip(batch.tokens, batch.reset, batch.weights, strict=True):
+        starts = reset.nonzero().flatten().tolist()
+        for start, stop in zip(starts, starts[1:], strict=False):
+            found.append((bytes(tokens[start:stop].tolist()).decode(), weights[start:stop]))
+    return found
+
+
+def test_every_question_is_answered_with_the_key_that_was_stated():
+    documents = documents_of(batches().next())
+    assert documents
+    for text, _ in documents:
+        keys = [part[:KEY_DIGITS] for part in text.split(QUESTION)[1:]]
+        assert len(keys) >= 2
+        assert len(set(keys)) == 1
+        assert keys[0].isdigit()
+
+
+def test_exactly_the_answers_count_more():
+    for text, weights in documents_of(batches().next()):
+        questions = len(text.split(QUESTION)) - 2  # the first one states the key
+        assert int((weights == ANSWER_WEIGHT).sum()) == questions * KEY_DIGITS
+        place = text.index(QUESTION, text.index(QUESTION) + 1) + len(QUESTION)
+        assert (weights[place - 1 : place - 1 + KEY_DIGITS] == ANSWER_WEIGHT).all()
+
+
+def test_no_label_crosses_into_the_next_document():
+    batch = batches().next()
+    assert (batch.labels[:, :-1][batch.reset[:, 1:]] == IGNORED).all()
+
+
+def test_batches_depend_on_seed_and_step_alone():
+    one, other = batches(), batches()
+    one.next()
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one.next().tokens, other.next().tokens)
+    assert not torch.equal(batches(1).next().tokens, batches(2).next().tokens)
+
+
+@pytest.mark.parametrize(("depth", "before"), [(0.0, 0), (0.25, 300), (0.5, 900)])
+def test_haystack_puts_the_key_at_its_depth_and_distance(depth, before):
+    stack = haystack(Filler(DOCUMENTS), 900, depth, np.random.default_rng(0))
+    text = bytes(stack.tokens.tolist()).decode()
+    key = text.split(QUESTION)[1][:KEY_DIGITS]
+    assert text.index(QUESTION) == before
+    assert len(text) == before + len(QUESTION) + KEY_DIGITS + 1 + 900
+    assert (stack.answer == encode(QUESTION + key)).all()
+
+
+def test_impossible_depth_and_distance_are_refused():
+    with pytest.raises(ValueError, match="depth is 1"):
+        haystack(Filler(DOCUMENTS), 10, 1.0, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="distance is -1"):
+        haystack(Filler(DOCUMENTS), -1, 0.0, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="at least one document"):
+        Filler([])
+
+
+def test_mixed_batches_stack_rows_and_resume():
+    def mixed() -> MixedBatches:
+        return MixedBatches([DocumentBatches(DOCUMENTS, 2, 700), batches()])
+
+    source = mixed()
+    first = source.next()
+    assert first.tokens.shape == (5, 700)
+    assert first.weights is not None
+    assert (first.weights[:2] == 1).all()
+    resumed = mixed()
+    resumed.load_state_dict(source.state_dict())
+    assert torch.equal(source.next().tokens, resumed.next().tokens)

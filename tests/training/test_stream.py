@@ -1,0 +1,64 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from titans.memory.config import MemoryConfig
+from titans.models.config import TitansConfig
+from titans.models.frozen import without_writes
+from titans.models.language_model import TitansLM
+from titans.training.progress import Progress
+from titans.training.stream import resident_mb, stream
+
+
+class Text:
+    name = "text"
+
+    def __init__(self, length: int) -> None:
+        self._tokens = np.random.default_rng(0).integers(0, 256, length)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def tokens(self, start: int, stop: int) -> np.ndarray:
+        return self._tokens[start:stop]
+
+
+@pytest.fixture
+def model() -> TitansLM:
+    torch.manual_seed(0)
+    memory = MemoryConfig(num_heads=2, chunk_size=8, expansion=2)
+    return TitansLM(TitansConfig(variant="mag", dim=16, num_layers=2, num_heads=2, window_size=16, memory=memory))
+
+
+def test_stream_equals_one_call_and_starts_over_when_the_text_ends(model):
+    text = Text(150)
+    with Progress("test", stream=io.StringIO()) as progress:
+        moments, state = stream(model, [text], 400, progress, piece=37, moments=4)
+    tokens = torch.from_numpy(np.tile(text.tokens(0, 150), 3)[:400]).unsqueeze(0)
+    _, whole = model(tokens)
+    for name, tensor in whole.tensors().items():
+        torch.testing.assert_close(state.tensors()[name], tensor, atol=1e-4, rtol=1e-4)
+    assert [moment.tokens for moment in moments][-1] == 400
+    assert len(moments) == 4
+    assert all(moment.bits_per_token > 0 for moment in moments)
+
+
+def test_resident_memory_follows_what_is_allocated():
+    before = resident_mb()
+    block = torch.ones(50_000_000)
+    assert 150 < resident_mb() - before < 300
+    del block
+
+
+def test_without_writes_the_memory_keeps_its_initial_weights(model):
+    frozen = without_writes(model)
+    tokens = torch.randint(0, 256, (1, 64))
+    memory = frozen(tokens)[1].blocks[0].memory
+    live = model(tokens)[1].blocks[0].memory
+    for initial, kept, learned in zip(
+        model.blocks[0].mixer.memory.initial_weights, memory.weights, live.weights, strict=True
+    ):
+        assert torch.equal(kept[0], initial)
+        assert not torch.equal(learned[0], initial)
