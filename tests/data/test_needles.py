@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -32,7 +34,7 @@ def documents_of(batch) -> list[tuple[str, torch.Tensor]]:
     found = []
     for tokens, reset, weights in zip(batch.tokens, batch.reset, batch.weights, strict=True):
         starts = reset.nonzero().flatten().tolist()
-        for start, stop in zip(starts, starts[1:], strict=False):
+        for start, stop in itertools.pairwise(starts):
             found.append((bytes(tokens[start:stop].tolist()).decode(), weights[start:stop]))
     return found
 

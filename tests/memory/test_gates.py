@@ -33,20 +33,26 @@ def by_recurrence(gates: Gates, layer: int) -> Decay:
     eta = torch.zeros_like(theta) if gates.log_eta is None else column(gates.log_eta, layer).exp()
 
     def respond(weight: float, momentum: float, at: int | None) -> tuple[Tensor, Tensor]:
+        """Weights and momentum after each token, [..., t, channels] and [..., t, 1]."""
         w = torch.full_like(keep[:, 0], weight)
         s = torch.full_like(theta[:, 0], momentum)
         trace = []
         for t in range(TOKENS):
             s = eta[:, t] * s + (theta[:, t] if t == at else 0)
             w = keep[:, t] * w + s
-            trace.append(w)
-        return torch.stack(trace, 1), s
+            trace.append((w, s))
+        return torch.stack([w for w, _ in trace], 1), torch.stack([s for _, s in trace], 1)
 
     kept, _ = respond(1, 0, None)
     carried, survival = respond(0, 1, None)
     impulses = [respond(0, 0, i) for i in range(TOKENS)]
-    write = torch.stack([trace for trace, _ in impulses], 2)  # [..., t, i, channels]
-    return Decay(kept, carried, write, torch.stack([s for _, s in impulses], 1), survival)
+    write = torch.stack([w for w, _ in impulses], 2)  # [..., t, i, channels]
+    push = torch.stack([s for _, s in impulses], 2)[..., 0]  # [..., t, i]
+    strain = worst = write.amax(-1)
+    if gates.log_eta is not None:
+        pumped = (carried.amax(-1, keepdim=True) * push - survival * worst) / (1 - survival)
+        strain = torch.maximum(worst, 2 * pumped)
+    return Decay(kept, carried, write, push[:, -1].unsqueeze(-1), survival[:, -1:], strain)
 
 
 @pytest.mark.parametrize("granularity", ["shared", "layer", "channel"])
@@ -58,10 +64,12 @@ def test_sums_are_those_of_the_recurrence(granularity, momentum):
         write = found.write if found.write.dim() == 4 else found.write.unsqueeze(-1)
         torch.testing.assert_close(found.kept, expected.kept)
         torch.testing.assert_close(write, expected.write)
+        torch.testing.assert_close(found.strain, expected.strain)
+        assert not found.strain.requires_grad
         if momentum:
             torch.testing.assert_close(found.carried, expected.carried)
             torch.testing.assert_close(found.push, expected.push)
-            torch.testing.assert_close(found.survival, expected.survival.unsqueeze(-1))
+            torch.testing.assert_close(found.survival, expected.survival)
         else:
             assert found.carried is found.push is found.survival is None
 
@@ -128,6 +136,7 @@ def test_a_token_with_empty_gates_leaves_the_sums_as_they_are():
         torch.testing.assert_close(after.write[:, :TOKENS, :TOKENS], before.write)
         torch.testing.assert_close(after.push[:, :TOKENS], before.push)
         torch.testing.assert_close(after.survival, before.survival)
+        torch.testing.assert_close(after.strain[:, :TOKENS, :TOKENS], before.strain)
         assert (after.write[:, :, TOKENS:] == 0).all()
 
 

@@ -41,10 +41,10 @@ def test_the_first_token_is_felt_five_segments_later_through_the_memory(config, 
 
 @pytest.mark.parametrize("variant", ["mac", "mag", "mal", "lmm"])
 def test_it_is_the_memory_that_carries_it(variant, new_config, new_model, some_tokens):
-    """With every write gate shut a memory variant forgets like the control."""
+    """With every write and forget gate shut a memory variant forgets like the control."""
     model = new_model(new_config(variant=variant))
     for name, parameter in model.named_parameters():
-        if "gates.step" in name:
+        if "gates.step" in name or "gates.forget" in name:
             parameter.fill_(-100.0 if name.endswith("bias") else 0.0)
     tokens = some_tokens(1, 60)
     changed = tokens.clone()

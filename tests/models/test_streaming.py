@@ -61,13 +61,14 @@ def test_absent_tokens_are_absent_and_documents_are_alone(model, some_tokens, do
     tokens = some_tokens(2, LENGTH)
     mask, reset = torch.rand(2, LENGTH) < 0.7, torch.rand(2, LENGTH) < 0.1
     logits, state = model(tokens, mask=mask, reset=reset)
+    more = some_tokens(2, 9)
+    continued, _ = model(more, state)
     for row in range(2):
         alone = None
         for document in documents(mask[row], reset[row]):
             y, alone = model(tokens[row : row + 1, document])
             assert_same(logits[row, document], y[0])
-        assert alone is not None
-        assert_same_state(state.select(torch.tensor([row])), alone)
+        assert_same(continued[row], model(more[row : row + 1], alone)[0][0])
 
 
 @pytest.mark.parametrize("prompt", [3, 7, 8, 9, 16, 21])

@@ -140,7 +140,7 @@ def show(results: Results, out: Path, report: Path) -> None:
     assert results.recall is not None
     assert results.stream is not None
     table = Table(title=results.title)
-    for column in ("", "parameters", "tokens", "seconds", "bits per byte", "keys beyond the window"):
+    for column in ("", "parameters", "tokens", "seconds", "bits per byte", "keys recalled"):
         table.add_column(column, justify="left" if not column else "right")
     for name, model in results.models.items():
         table.add_row(

@@ -57,6 +57,8 @@ class Decay(NamedTuple):
     write: Tensor
     push: Tensor | None
     survival: Tensor | None
+    strain: Tensor
+    """what the guard bounds instead of `write`, [..., C, C], without gradient; see `step_divisor`"""
 
     def unbind(self) -> "list[Decay]":
         """One `Decay` per entry of the leading axis."""
@@ -70,6 +72,7 @@ class Decay(NamedTuple):
             self.write.unbind(0),
             parts(self.push),
             parts(self.survival),
+            self.strain.unbind(0),
         )
         return [Decay(*entry) for entry in zip(*columns, strict=True)]
 
@@ -99,16 +102,20 @@ def decays(gates: Gates, layer_widths: list[int]) -> list[Decay]:
     kept = _per_layer(g.cumsum(-1).exp().transpose(-1, -2).unsqueeze(-2), -1, depth)  # each [..., C, 1]
     if gates.log_eta is None:
         write = _per_layer(keep * theta.unsqueeze(-2), -3, depth)
-        return [Decay(k, None, w, None, None) for k, w in zip(kept, write, strict=True)]
+        return [Decay(k, None, w, None, None, w.detach()) for k, w in zip(kept, write, strict=True)]
 
     log_eta = gates.log_eta.transpose(-1, -2)
     survive = segment_sums(log_eta).exp()  # E [..., G, C, C]
     survival = log_eta.cumsum(-1).exp()
     carried = _per_layer((keep @ survival.unsqueeze(-1)).movedim(-3, -1), -1, depth)
-    write = _per_layer((keep @ survive) * theta.unsqueeze(-2), -3, depth)
+    writes = (keep @ survive) * theta.unsqueeze(-2)
+    write = _per_layer(writes, -3, depth)
+    strain = _per_layer(
+        _strain(writes, (keep @ survival.unsqueeze(-1)).squeeze(-1), survive, theta, log_eta), -3, depth
+    )
     push = _per_layer((survive[..., -1, :] * theta).transpose(-1, -2).unsqueeze(-2), -1, depth)
     left = _per_layer(survival[..., -1:].unsqueeze(-1).movedim(-3, -1), -1, depth)
-    return [Decay(*layer) for layer in zip(kept, carried, write, push, left, strict=True)]
+    return [Decay(*layer) for layer in zip(kept, carried, write, push, left, strain, strict=True)]
 
 
 def _per_layer(x: Tensor, dim: int, depth: int) -> list[Tensor]:
@@ -131,29 +138,57 @@ def _channel_decay(g: Tensor, log_eta: Tensor | None, theta: Tensor) -> Decay:
     keep = segment_sums(g.transpose(-1, -2)).exp().movedim(-3, -1)  # A [..., C, C, d_in]
     kept = g.cumsum(-2).exp()
     if log_eta is None:
-        return Decay(kept, None, keep * theta[..., None, :, None], None, None)
+        write = keep * theta[..., None, :, None]
+        return Decay(kept, None, write, None, None, write.detach().amax(-1))
     survive = segment_sums(log_eta).exp()
     survival = log_eta.cumsum(-1).exp()
     carried = torch.einsum("...tjc,...j->...tc", keep, survival)
     write = torch.einsum("...tjc,...ji->...tic", keep, survive) * theta[..., None, :, None]
     push = (survive[..., -1, :] * theta).unsqueeze(-1)
-    return Decay(kept, carried, write, push, survival[..., -1:].unsqueeze(-1))
+    strain = _strain(write.amax(-1), carried.amax(-1), survive, theta, log_eta)
+    return Decay(kept, carried, write, push, survival[..., -1:].unsqueeze(-1), strain)
+
+
+@torch.no_grad()
+def _strain(write: Tensor, carried: Tensor, survive: Tensor, theta: Tensor, log_eta: Tensor) -> Tensor:
+    """Weights of the chunk's gradients for the guard, see `step_divisor`.
+
+    write, survive (E): [..., C, C]; carried, theta, log_eta: [..., C] -> [..., C, C].
+    """
+    sums = log_eta.cumsum(-1)
+    spent = -torch.expm1(sums).clamp_max(-torch.finfo(sums.dtype).tiny)  # 1 - prod eta
+    push = survive * theta.unsqueeze(-2)
+    pumped = (carried.unsqueeze(-1) * push - sums.exp().unsqueeze(-1) * write) / spent.unsqueeze(-1)
+    return torch.maximum(write, 2 * pumped)
 
 
 def step_divisor(bounds: list[Tensor], layer_decays: list[Decay], limit: float) -> Tensor:
     """The guard: by how much to shrink the summed step at each token so that no prefix of the chunk overshoots.
 
-        r_t = max_{i<=t} sum_l sum_{j<=t} write_l[t, j] bound_l[i, j],        n_t = max(1, r_t / limit)
+        r_t = max_{i<=t} sum_l sum_{j<=t} strain_l[t, j] bound_l[i, j]
+        n_t = max(1, r_t / (limit (1 + kept_t) / 2))
+        strain[t, j] = max(write[t, j], 2 (carried_t push[t, j] - rho_t write[t, j]) / (1 - rho_t))
+        push[t, j] = E[t, j] theta_j,  rho_t = prod_{m<=t} eta_m
 
-    r_t bounds (Gershgorin) the largest eigenvalue of the map from the chunk's errors to their own correction. Token t's
-    divisor depends on tokens up to t only. No gradient flows through it, as with gradient clipping.
+    With `write` alone r_t would bound (Gershgorin) the largest eigenvalue of the map from the chunk's errors to their
+    own correction: no overshoot within the chunk. The second term is for what momentum does later. For one repeated
+    key with bound 1, error e and momentum s go through a chunk as (e, s) -> ((1 - d) e + c s, rho s - p e), d and p
+    the sums of write and push and c = carried; that is stable if its determinant (1 - d) rho + c p is at most 1.
+    Frozen gradients break it as soon as eta is close to 1 and a chunk has more than two tokens; with d and p divided
+    by n >= (c p - rho d) / (1 - rho) it holds, and the factor 2 leaves a margin.
+
+    Forgetting asks for less: the gradient is taken before the decay, so a full correction of what is being forgotten
+    anyway is one too many (kept - 1 = -1 where kept = 0: the memory would swing for ever). Hence (1 + kept_t) / 2, with
+    the smallest kept_t of all layers and channels.
+
+    Token t's divisor depends on tokens up to t only. No gradient flows through it, as with gradient clipping.
 
     bounds: [B, H, C, C] per layer -> n [B, H, C].
     """
     with torch.no_grad():
         reach = torch.zeros_like(bounds[0])
         for bound, decay in zip(bounds, layer_decays, strict=True):
-            write = decay.write if decay.write.dim() == bound.dim() else decay.write.amax(-1)
-            reach = reach + write @ bound  # [t, i]; bound is symmetric
+            reach = reach + decay.strain @ bound  # [t, i]; bound is symmetric
         past = torch.ones(reach.shape[-2:], dtype=torch.bool, device=reach.device).tril()
-        return (reach.masked_fill(~past, 0).amax(-1) / limit).clamp_min(1)
+        kept = torch.stack([decay.kept.amin(-1) for decay in layer_decays]).amin(0)
+        return (reach.masked_fill(~past, 0).amax(-1) / (limit * (1 + kept) / 2)).clamp_min(1)

@@ -154,7 +154,7 @@ class NeuralMemory(nn.Module):
     def recall(self, queries: Tensor, x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """M*(q): reads with given weights [B, H, d_in, d_out], writes nothing; x [B, T, dim] drives the output gate."""
         with torch.autocast(device_type=x.device.type, enabled=False):
-            reads = self.network(queries.transpose(1, 2), weights, self._norm()).transpose(1, 2)
+            reads = self.network(queries.transpose(1, 2).to(weights[0].dtype), weights, self._norm()).transpose(1, 2)
         return self._output(reads, x)
 
     def _convolve(

@@ -97,7 +97,7 @@ class _Row:
 
     def decay(self, decay: Decay) -> Decay:
         carried = None if decay.carried is None else self(decay.carried)
-        return Decay(self(decay.kept), carried, self(decay.write), None, None)
+        return Decay(self(decay.kept), carried, self(decay.write), None, None, decay.strain)
 
 
 def _begin_documents(call: Call, state: MemoryState, begins: Tensor) -> MemoryState:

@@ -48,6 +48,10 @@ class _Chunk:
         # How much of each token's gradient is in `added` and in `added_momentum`, [H, tokens, 1 or d_in] per layer.
         self.writes = [w.new_zeros(len(w), 0, 1) for w in weights]
         self.pushes = [w.new_zeros(len(w), 0, 1) for w in weights]
+        # Product of eta so far [H, 1, 1]; how much of the first momentum is in the weights [H, 1, 1 or d_in].
+        self.survival = [w.new_ones(len(w), 1, 1) for w in weights]
+        self.carried = [w.new_zeros(len(w), 1, 1) for w in weights]
+        self.kept = [w.new_ones(len(w), 1, 1) for w in weights]  # products of 1 - alpha so far [H, 1 or d_in, 1]
 
 
 def _run_row(call: Call, b: int) -> tuple[Tensor, MemoryState]:
@@ -103,11 +107,14 @@ def _advance(call: Call, chunk: _Chunk, gates: tuple[Tensor, ...], gradients: li
             chunk.base_momentum[layer] = eta * chunk.base_momentum[layer]
             chunk.added_momentum[layer] = eta * chunk.added_momentum[layer] + surprise
             chunk.pushes[layer] = torch.cat([eta * chunk.pushes[layer], step], 1)
+            chunk.survival[layer] = eta * chunk.survival[layer]
+            chunk.carried[layer] = keep.transpose(-1, -2) * chunk.carried[layer] + chunk.survival[layer]
             surprise, push = chunk.added_momentum[layer], chunk.pushes[layer]
         else:
             push = F.pad(step, (0, 0, chunk.writes[layer].shape[1], 0))
         chunk.base[layer] = keep * chunk.base[layer] + (chunk.base_momentum[layer] if rest else 0)
         chunk.added[layer] = keep * chunk.added[layer] + surprise
+        chunk.kept[layer] = keep * chunk.kept[layer]
         decayed = keep.transpose(-1, -2) * chunk.writes[layer]
         chunk.writes[layer] = F.pad(decayed, (0, 0, 0, 1)) + push
     if call.guard_limit is not None:
@@ -115,7 +122,7 @@ def _advance(call: Call, chunk: _Chunk, gates: tuple[Tensor, ...], gradients: li
 
 
 def _guard(call: Call, chunk: _Chunk, limit: float) -> Tensor:
-    """n_t = max(1, r_t / limit), r_t = max_i sum_l sum_j write_l[t, j] bound_l[i, j] over the chunk's tokens so far."""
+    """n_t = max(1, r_t / limit), the formula of `step_divisor`, for the chunk's tokens so far."""
     stacked = Surprise(
         tuple(torch.cat([token[layer] for token in chunk.inputs], -2) for layer in range(call.network.depth)),
         tuple(torch.cat([token[layer] for token in chunk.errors], -2) for layer in range(call.network.depth)),
@@ -123,10 +130,18 @@ def _guard(call: Call, chunk: _Chunk, limit: float) -> Tensor:
     )
     bounds = call.network.tangent_bounds(stacked, _batched(chunk.start))
     rate = torch.zeros_like(bounds[0][0, :, :, 0])  # [H, tokens so far]
-    for writes, bound in zip(chunk.writes, bounds, strict=True):
-        for j, write in enumerate(writes.detach().amax(-1).unbind(1)):
-            rate = rate + write[:, None] * bound[0, :, :, j]
-    return (rate.amax(-1) / limit).clamp_min(1)[:, None, None]
+    for layer, bound in enumerate(bounds):
+        for j in range(bound.shape[-1]):
+            write = chunk.writes[layer][:, j].detach().amax(-1)  # [H]
+            strain = write
+            if call.gates.log_eta is not None:
+                rho = chunk.survival[layer].detach()[:, 0, 0]
+                carried = chunk.carried[layer].detach().amax((-2, -1))
+                pumped = (carried * chunk.pushes[layer][:, j, 0].detach() - rho * write) / (1 - rho).clamp_min(1e-300)
+                strain = torch.maximum(write, 2 * pumped)
+            rate = rate + strain[:, None] * bound[0, :, :, j]
+    kept = torch.stack([kept.detach().amin((-2, -1)) for kept in chunk.kept]).amin(0)  # [H]
+    return (rate.amax(-1) / (limit * (1 + kept) / 2)).clamp_min(1)[:, None, None]
 
 
 def _record(chunk: _Chunk, surprise: Surprise, gates: tuple[Tensor, ...]) -> None:

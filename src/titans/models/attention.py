@@ -40,7 +40,8 @@ class Attention(nn.Module):
 
     def project_context(self, h: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, T, H, d] of tokens that are no part of the stream (MAC's memory tokens)."""
-        k, v = F.linear(h, self.project_qkv.weight[len(self.project_qkv.weight) // 3 :]).chunk(2, -1)
+        weight = self.project_qkv.weight[len(self.project_qkv.weight) // 3 :]
+        k, v = F.linear(h, weight).to(weight.dtype).chunk(2, -1)  # kept in the state: not in autocast's precision
         k, v = (x.unflatten(-1, (self.num_heads, -1)) for x in (k, v))
         return rotate(k, *rotary_angles(position, k.shape[-1], self.rope_base)), v
 

@@ -24,6 +24,13 @@ from titans.models.state import AttentionState, BlockState, ContextState
 T = TypeVar("T")
 
 
+class Norm(nn.RMSNorm):
+    """RMSNorm in the precision of its weight, whatever autocast made of the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
 class Gate(nn.Module):
     """o = y (x) m: both normalised with learned vectors, then each lets the other through (eq. 25 and 28).
 
@@ -33,8 +40,8 @@ class Gate(nn.Module):
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.memory_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.attention_norm = Norm(config.dim, eps=config.norm_eps)
+        self.memory_norm = Norm(config.dim, eps=config.norm_eps)
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
         y, m = self.attention_norm(y), self.memory_norm(m)
@@ -83,7 +90,7 @@ class MemoryAsLayer(nn.Module):
         super().__init__()
         self.config = config
         self.memory = NeuralMemory(config.dim, config.memory)
-        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm = Norm(config.dim, eps=config.norm_eps)
         self.attention = SlidingWindowAttention(config)
 
     def begin(self, x: Tensor) -> BlockState:
@@ -125,7 +132,7 @@ class MemoryAsContext(nn.Module):
         self.config = config
         self.attention = Attention(config)
         self.memory = NeuralMemory(config.dim, config.memory)
-        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm = Norm(config.dim, eps=config.norm_eps)
         self.gate = Gate(config)
         size = config.segment_size
         stride = size // (config.num_memory_tokens or size)
@@ -220,9 +227,9 @@ class Block(nn.Module):
 
     def __init__(self, config: TitansConfig, layer: int) -> None:
         super().__init__()
-        self.mixer_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.mixer_norm = Norm(config.dim, eps=config.norm_eps)
         self.mixer = _MIXERS[config.variant if config.has_memory(layer) else "attention"](config)
-        self.mlp_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.mlp_norm = Norm(config.dim, eps=config.norm_eps)
         self.mlp = SwiGLU(config.dim, config.mlp_size)
 
     def forward(self, x: Tensor, state: BlockState, stream: Stream) -> tuple[Tensor, BlockState]:

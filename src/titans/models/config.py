@@ -50,7 +50,12 @@ class TitansConfig:
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("num_persistent_tokens", self.num_persistent_tokens >= 0, "at least 0")
         self._require("hidden_size", self.hidden_size is None or self.hidden_size >= 1, "at least 1")
-        if self.variant != "lmm":
+        self._require("norm_eps", self.norm_eps > 0, "above 0")
+        self._require("rope_base", self.rope_base > 1, "above 1")
+        if self.memory_layers is not None:
+            valid = all(0 <= layer < self.num_layers for layer in self.memory_layers)
+            self._require("memory_layers", valid, f"block numbers from 0 to {self.num_layers - 1}")
+        if self.variant != "lmm" or not all(map(self.has_memory, range(self.num_layers))):
             self._require(
                 "dim", self.dim % (2 * self.num_heads) == 0, f"a multiple of 2 num_heads = {2 * self.num_heads}"
             )
@@ -63,9 +68,6 @@ class TitansConfig:
             tokens = self.num_memory_tokens
             divides = tokens is None or (1 <= tokens <= self.segment_size and self.segment_size % tokens == 0)
             self._require("num_memory_tokens", divides, f"a divisor of segment_size = {self.segment_size}")
-        if self.memory_layers is not None:
-            valid = all(0 <= layer < self.num_layers for layer in self.memory_layers)
-            self._require("memory_layers", valid, f"block numbers from 0 to {self.num_layers - 1}")
 
     @property
     def mlp_size(self) -> int:
@@ -91,8 +93,8 @@ class TitansConfig:
         Raises:
             TitansError: a key is unknown or a value impossible.
         """
-        values = dict(values)
         try:
+            values = dict(values)
             if "memory" in values:
                 _known(MemoryConfig, values["memory"], "memory.")
                 values["memory"] = MemoryConfig(**values["memory"])
@@ -109,6 +111,8 @@ class TitansConfig:
 
 
 def _known(cls: type, values: dict[str, Any], prefix: str) -> None:
+    if not isinstance(values, dict):
+        raise TypeError(f"{prefix.rstrip('.') or 'the configuration'} is {values!r}, not a mapping of names to values")
     unknown = sorted(values.keys() - {f.name for f in dataclasses.fields(cls)})
     if unknown:
         raise TitansError(

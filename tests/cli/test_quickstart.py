@@ -1,0 +1,77 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from titans.models.language_model import TitansLM
+from titans.models.state import LMState
+from titans.report.results import read_results
+
+TITANS = Path(sys.executable).with_name("titans")
+
+
+def titans(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [str(TITANS), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A quickstart of a few seconds on texts of its own."""
+    folder = tmp_path_factory.mktemp("quickstart")
+    (folder / "texts").mkdir()
+    for i in range(12):
+        (folder / "texts" / f"{i}.txt").write_text(f"chapter {i}: the quick brown fox jumps over the lazy dog. " * 200)
+    done = titans("quickstart", "--minutes", 0.2, "--text", folder / "texts", "--out", folder / "run")
+    assert done.returncode == 0, done.stderr
+    assert "control, equal" in done.stdout
+    assert "titans generate" in done.stdout
+    return folder / "run"
+
+
+def test_results_cover_every_part_and_compare_equals(finished):
+    results = read_results(finished)
+    titans_, control = results.models["titans"], results.models["control"]
+    assert abs(titans_.parameters - control.parameters) < 0.002 * titans_.parameters
+    assert titans_.train_tokens == control.train_tokens
+    assert results.models["control_equal_time"].train_tokens >= control.train_tokens
+    assert results.distance is not None
+    assert set(results.distance.series) == {"memory on", "memory frozen", "control", "control, equal time"}
+    assert results.recall is not None
+    assert set(results.recall.accuracy) == {"titans", "control"}
+    assert results.stream is not None
+    assert results.stream.points[-1].tokens > 10_000
+    assert "<svg" in (finished / "report.html").read_text()
+
+
+def test_model_and_memory_can_be_used_further(finished):
+    model = TitansLM.load(finished / "model")
+    state = LMState.load(finished / "memory.safetensors", model)
+    assert state.rows == 1
+    done = titans(
+        "generate", "--checkpoint", finished / "model", "--state", finished / "memory.safetensors", "--prompt", "the ",
+        "--max-new-tokens", 5,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_folder_in_use_is_left_alone(finished):
+    before = (finished / "results.json").read_bytes()
+    done = titans("quickstart", "--out", finished)
+    assert done.returncode == 2
+    assert "already exists" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert (finished / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(("--minutes", "0"), "--minutes is 0"), (("--text", "no/such/file"), "no/such/file")],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
+    done = titans("quickstart", "--out", tmp_path / "run", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,222 @@
+"""The model as a whole: every parameter learns, files come back, bad input is named."""
+
+import json
+
+import pytest
+import torch
+
+from titans.errors import TitansError
+from titans.models import LMState, TitansConfig, TitansLM
+from titans.models.language_model import empty_state
+
+
+def test_every_parameter_learns_in_one_step(config, some_tokens):
+    model = TitansLM(config)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    tokens = some_tokens(4, 30)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    loss, _ = model.loss(tokens[:, :-1], tokens[:, 1:])
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert bool(torch.isfinite(parameter.grad).all()), name
+        assert parameter.grad.abs().max() > 0, name
+    optimizer.step()
+    for name, parameter in model.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+
+
+@pytest.mark.parametrize("num_heads", [1, 4])
+def test_every_memory_head_learns(num_heads, new_config, some_tokens):
+    model = TitansLM(new_config(variant="mac", memory={"num_heads": num_heads}))
+    tokens = some_tokens(4, 30)
+    model.loss(tokens[:, :-1], tokens[:, 1:])[0].backward()
+    for block in model.blocks:
+        for weight in block.mixer.memory.initial_weights:  # pyright: ignore
+            assert weight.shape[0] == num_heads
+            assert (weight.grad.abs().amax((1, 2)) > 0).all()
+
+
+def test_training_learns(config):
+    model = TitansLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    tokens = (torch.arange(25) * 7 % 50).expand(2, -1)
+    losses = []
+    for _ in range(12):
+        loss, _ = model.loss(tokens[:, :-1], tokens[:, 1:])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_loss_is_cross_entropy_over_labels_that_count(model, some_tokens):
+    tokens, labels = some_tokens(2, 9), some_tokens(2, 9)
+    labels[0, :5] = -100
+    logits, _ = model(tokens)
+    picked = logits.log_softmax(-1).gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+    expected = -picked[labels >= 0].mean()
+    torch.testing.assert_close(model.loss(tokens, labels)[0].double(), expected, rtol=1e-5, atol=0)
+
+
+def test_a_saved_model_comes_back(config, model, some_tokens, tmp_path):
+    model.save(tmp_path / "model")
+    loaded = TitansLM.load(tmp_path / "model")
+    assert loaded.config == config
+    tokens = some_tokens(2, 21)
+    logits, state = model(tokens)
+    again, after = loaded(tokens)
+    assert torch.equal(again, logits)
+    assert torch.equal(loaded(tokens, state)[0], model(tokens, after)[0])
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_single_precision_model_comes_back_as_one(new_config, some_tokens, tmp_path):
+    model = TitansLM(new_config(variant="mac"))
+    model.save(tmp_path)
+    loaded = TitansLM.load(tmp_path)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+    assert torch.equal(loaded(some_tokens(1, 9).fill_(3))[0], model(some_tokens(1, 9).fill_(3))[0])
+
+
+def test_the_head_is_tied_and_counted_once(new_config):
+    model = TitansLM(new_config(variant="lmm"))
+    assert model.num_parameters == sum(p.numel() for p in model.parameters())
+    assert sum(p.shape == (50, 16) for p in model.parameters()) == 1
+
+
+@pytest.mark.parametrize("variant", ["mac", "mag", "mal", "lmm", "attention"])
+def test_autocast_keeps_the_state_in_single_precision(variant, new_config, some_tokens):
+    model = TitansLM(new_config(variant=variant))
+    tokens = some_tokens(2, 40)
+    expected, _ = model(tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, state = model(tokens)
+        more, state = model(tokens[:, :1], state)
+        loss, _ = model.loss(tokens[:, :-1], tokens[:, 1:])
+    assert all(t.dtype == torch.float32 for t in state.tensors().values() if t.is_floating_point())
+    assert bool(torch.isfinite(logits).all())
+    assert bool(torch.isfinite(more).all())
+    assert (logits.float() - expected).abs().max() < 0.1 * expected.abs().max()
+    loss.backward()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in model.parameters())
+
+
+@pytest.mark.parametrize("variant", ["mac", "mag", "mal", "lmm", "attention"])
+def test_a_half_precision_model_works(variant, new_config, some_tokens):
+    model = TitansLM(new_config(variant=variant)).requires_grad_(False)
+    tokens = some_tokens(2, 20)
+    expected, _ = model(tokens)
+    logits, state = model.bfloat16()(tokens)
+    _, state = model(tokens[:, :1], state)
+    assert (logits.float() - expected).abs().max() < 0.2 * expected.abs().max()
+    memories = [block.memory for block in state.blocks if block.memory is not None]
+    for memory in memories:
+        assert all(t.dtype == torch.float32 for t in memory.tensors().values() if t.is_floating_point())
+
+
+def test_a_long_run_stays_finite(config):
+    tokens = torch.randint(0, 50, (1, 1000))
+    tokens[:, 300:800] = 7
+    model = TitansLM(config).requires_grad_(False)
+    logits, state = model(tokens)
+    assert bool(torch.isfinite(logits).all())
+    assert all(bool(torch.isfinite(t).all()) for t in state.tensors().values())
+
+
+def test_the_empty_state_has_the_shape_of_the_first(config, model):
+    shapes = {name: t.shape for name, t in model.begin(1).tensors().items()}
+    assert {name: t.shape for name, t in empty_state(config).tensors().items()} == shapes
+
+
+def refused(match: str, call, *arguments, **named) -> None:
+    with pytest.raises((ValueError, TitansError), match=match) as caught:
+        call(*arguments, **named)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_inputs_are_named(model, new_config, new_model, some_tokens):
+    tokens = some_tokens(2, 9)
+    refused(r"tokens must be \[B, T\] int64, got \(9,\)", model, tokens[0])
+    refused(r"tokens must be \[B, T\] int64, got \(2, 9\) torch.float32", model, tokens.float())
+    refused(r"tokens must be \[B, T\] int64, got \(2, 9\) torch.int32", model, tokens.int())
+    refused(r"tokens is empty: \(2, 0\)", model, tokens[:, :0])
+    refused(r"tokens is empty: \(0, 9\)", model, tokens[:0])
+    for bad in (50, -1):
+        wrong = tokens.clone()
+        wrong[1, 3] = bad
+        refused(rf"token id {bad} is outside the vocabulary 0 \.\.\. 49", model, wrong)
+    refused(r"mask must be \[B, T\] = \(2, 9\), got \(2, 8\)", model, tokens, mask=torch.ones(2, 8))
+    refused(r"reset must be \[B, T\] = \(2, 9\), got \(1, 9\)", model, tokens, reset=torch.ones(1, 9))
+    _, state = model(some_tokens(3, 4))
+    refused("the state has 3 rows, tokens has 2", model, tokens, state)
+    other = new_model(new_config(variant="mag", window_size=7))
+    refused("another configuration", model, tokens, other(tokens)[1])
+
+
+def test_state_files_that_do_not_fit(model, new_config, new_model, some_tokens, tmp_path):
+    path = tmp_path / "state"
+    refused("state does not exist", LMState.load, path)
+    _, state = model(some_tokens(2, 9))
+    state.save(path)
+    assert LMState.load(path).rows == 2
+    other = new_model(new_config(variant="mag", window_size=7))
+    refused("state belongs to a model with another configuration", LMState.load, path, other)
+    whole = path.read_bytes()
+    for size in (0, 7, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        refused("state is damaged, truncated or of another format", LMState.load, path)
+    path.write_text("just text, and not a state")
+    refused("state is damaged, truncated or of another format", LMState.load, path)
+    model.save(tmp_path)
+    refused("holds a model, not a model state", LMState.load, tmp_path / "model.safetensors")
+
+
+def test_model_folders_that_do_not_fit(new_config, new_model, tmp_path):
+    refused(r"config\.json does not exist", TitansLM.load, tmp_path)
+    model = new_model(new_config(variant="mag"))
+    model.save(tmp_path)
+    config, weights = tmp_path / "config.json", tmp_path / "model.safetensors"
+
+    changed = json.loads(config.read_text())
+    config.write_text(json.dumps({**changed, "dim": 32}))
+    refused("model.safetensors does not fit .*config.json", TitansLM.load, tmp_path)
+    config.write_text(json.dumps({**changed, "depth": 32}))
+    refused("unknown configuration key depth", TitansLM.load, tmp_path)
+    config.write_text("{")
+    refused(r"config\.json is damaged", TitansLM.load, tmp_path)
+    config.write_text("[]")
+    refused(r"config\.json should hold a JSON object", TitansLM.load, tmp_path)
+    config.write_text(json.dumps(changed))
+
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    refused(r"model\.safetensors is damaged, truncated", TitansLM.load, tmp_path)
+    model(torch.zeros(1, 1, dtype=torch.int64))[1].save(weights)
+    refused("holds a model state, not a model", TitansLM.load, tmp_path)
+    weights.unlink()
+    refused(r"model\.safetensors does not exist", TitansLM.load, tmp_path)
+
+
+def test_interrupted_saving_leaves_the_old_model(new_config, new_model, tmp_path, monkeypatch, some_tokens):
+    model = new_model(new_config(variant="lmm"))
+    model.save(tmp_path)
+    expected = model(some_tokens(1, 5).fill_(1))[0]
+
+    def full(*_args, **_named):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("titans.files.save_file", full)
+    refused("disk full while writing", model.save, tmp_path)
+    assert torch.equal(TitansLM.load(tmp_path)(some_tokens(1, 5).fill_(1))[0], expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_public_names():
+    import titans
+
+    assert titans.TitansLM is TitansLM
+    assert titans.TitansConfig is TitansConfig
+    for name in titans.__all__:
+        assert getattr(titans, name) is not None
