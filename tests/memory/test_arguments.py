@@ -40,6 +40,21 @@ def test_gates_may_shut_exactly(operation, gates, dtype, new_case, new_problem, 
 
 
 @every_operation
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_momentum_may_be_kept_for_ever(operation, dtype, new_case, new_problem, run):
+    """eta = 1 exactly, with keys that are orthogonal."""
+    problem = new_problem(new_case(12, CHUNK, depth=1), dtype)
+    keys = torch.eye(4, dtype=dtype)[torch.arange(12) % 3].view(1, 12, 1, 4).expand(1, 12, 2, 4)
+    problem = replace(problem, q=keys, k=keys, log_eta=torch.zeros_like(problem.log_eta).requires_grad_())
+    y, _ = run(operation, problem)
+    assert bool(torch.isfinite(y).all())
+    expected, _ = run(reference_titans, problem)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-4 if dtype == torch.float32 else 1e-10)
+    leaves = [problem.v, problem.theta, problem.g, problem.log_eta]
+    assert all(bool(torch.isfinite(x).all()) for x in torch.autograd.grad(y.square().sum(), leaves))
+
+
+@every_operation
 def test_a_stream_goes_on_after_gates_that_shut(operation, new_case, new_problem, run):
     problem = new_problem(new_case(24, CHUNK))
     g, log_eta = problem.g.detach().clone(), problem.log_eta.detach().clone()

@@ -156,7 +156,7 @@ def _strain(write: Tensor, carried: Tensor, survive: Tensor, theta: Tensor, log_
     write, survive (E): [..., C, C]; carried, theta, log_eta: [..., C] -> [..., C, C].
     """
     sums = log_eta.cumsum(-1)
-    spent = -torch.expm1(sums).clamp_max(-torch.finfo(sums.dtype).tiny)  # 1 - prod eta
+    spent = -torch.expm1(sums).clamp_max(-torch.finfo(sums.dtype).eps)  # 1 - prod eta
     push = survive * theta.unsqueeze(-2)
     pumped = (carried.unsqueeze(-1) * push - sums.exp().unsqueeze(-1) * write) / spent.unsqueeze(-1)
     return torch.maximum(write, 2 * pumped)

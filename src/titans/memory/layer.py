@@ -25,6 +25,8 @@ _OPERATIONS: dict[str, MemoryOperation] = {
 }
 # The memory begins as good as empty: what it is not yet sure of should not have to be unlearned first.
 LAST_LAYER_SCALE = 0.02
+STEP_MARGIN, FORGET_MARGIN = 0.1, 0.05  # how far gates are stretched past 0 and 1, so that they can close exactly
+MAX_FORGET = 1 - 1e-6  # alpha = 1 exactly has no finite logarithm and no gradient
 CHANNEL_GATE_RANK = 32  # of the low-rank projection behind channel-wise gates (as reported in arXiv 2504.13173)
 
 
@@ -255,10 +257,6 @@ class GateProjections(nn.Module):
     def _heads(self, projection: nn.Module, x: Tensor) -> Tensor:
         logits = projection(x)
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).unflatten(-1, (self.config.num_heads, -1))
-
-
-STEP_MARGIN, FORGET_MARGIN = 0.1, 0.05
-MAX_FORGET = 1 - 1e-6  # alpha = 1 exactly has no finite logarithm and no gradient
 
 
 def closing(gate: Tensor, margin: float) -> Tensor:

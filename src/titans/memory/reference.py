@@ -137,7 +137,9 @@ def _guard(call: Call, chunk: _Chunk, limit: float) -> Tensor:
             if call.gates.log_eta is not None:
                 rho = chunk.survival[layer].detach()[:, 0, 0]
                 carried = chunk.carried[layer].detach().amax((-2, -1))
-                pumped = (carried * chunk.pushes[layer][:, j, 0].detach() - rho * write) / (1 - rho).clamp_min(1e-300)
+                pumped = (carried * chunk.pushes[layer][:, j, 0].detach() - rho * write) / (1 - rho).clamp_min(
+                    torch.finfo(rho.dtype).eps
+                )
                 strain = torch.maximum(write, 2 * pumped)
             rate = rate + strain[:, None] * bound[0, :, :, j]
     kept = torch.stack([kept.detach().amin((-2, -1)) for kept in chunk.kept]).amin(0)  # [H]
