@@ -6,13 +6,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint
+.PHONY: quickstart test lint soak
 
 quickstart: $(STAMP)
 	$(BIN)/titans quickstart $(ARGS)
 
 test: lint
 	$(BIN)/pytest -n 2
+
+soak: $(STAMP)
+	$(BIN)/python benchmarks/soak.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
 """A million tokens of the worst inputs through the memory: is everything finite, and how large does it get?
 
-Every combination of input (constant, two alternating keys, a repeated chunk, random, positive as after SiLU, one-hot) and
-gates (theta_raw = 1 with eta 0.999 and 0, alpha 1e-7 and 0.999) is a row of one batch; d = 16, default guard.
+Every combination of input (constant, two alternating keys, a repeated chunk, random, positive as after SiLU, one-hot)
+and gates (theta_raw = 1 with eta 0.999 and 0, alpha 1e-7 and 0.999) is a row of one batch; d = 16, values of standard
+deviation 1 or constant 3, default guard.
 
     python benchmarks/soak.py --tokens 1000000 --out docs/results/soak.json
 """
@@ -10,13 +11,14 @@ import argparse
 import itertools
 import json
 import math
-import platform
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+from titans.cli.findings import machine
 from titans.files import write_json
 from titans.memory import MemoryNetwork, Norm, chunk_titans
 
@@ -99,8 +101,8 @@ def main() -> None:
     for depth, chunk, dtype in itertools.product((1, 2, 3), (16, 64), (torch.float32, torch.bfloat16)):
         results.append(soak(arguments.tokens, chunk, depth, dtype))
         print(json.dumps(results[-1]), flush=True)
-        machine = {"processor": platform.processor(), "python": platform.python_version(), "torch": torch.__version__}
-        write_json(arguments.out, {"command": "python benchmarks/soak.py", "machine": machine, "results": results})
+        command = f"python benchmarks/soak.py --tokens {arguments.tokens}"
+        write_json(arguments.out, {"command": command, "machine": asdict(machine()), "results": results})
     if not all(result["finite"] for result in results):
         raise SystemExit("not finite")
 
