@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from titans.memory import MemoryState, chunk_titans, reference_titans
+from titans.memory import MemoryState, chunk_titans, recurrent_titans, reference_titans
 
 
 def test_equals_the_reference(case, new_problem, answer, equal):
@@ -12,12 +12,13 @@ def test_equals_the_reference(case, new_problem, answer, equal):
 
 
 @pytest.mark.parametrize(("chunk_size", "depth", "gates"), [(1, 1, "layer"), (16, 2, "layer"), (64, 3, "channel")])
+@pytest.mark.parametrize("operation", [chunk_titans, recurrent_titans], ids=lambda f: f.__name__)
 def test_single_precision_is_close_to_the_double_precision_reference(
-    chunk_size, depth, gates, new_case, new_problem, run
+    operation, chunk_size, depth, gates, new_case, new_problem, run
 ):
     problem = new_problem(new_case(100, chunk_size, depth=depth, gates=gates, before=5))
     expected, expected_state = run(reference_titans, problem)
-    y, state = run(chunk_titans, problem.float())
+    y, state = run(operation, problem.float())
     assert y.dtype == torch.float32
     pairs = [(y, expected), *zip(state.tensors().values(), expected_state.tensors().values(), strict=True)]
     for got, want in pairs:

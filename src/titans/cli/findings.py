@@ -140,8 +140,8 @@ def show(results: Results, out: Path, report: Path) -> None:
     assert results.recall is not None
     assert results.stream is not None
     table = Table(title=results.title)
-    for column in ("", "parameters", "tokens", "seconds", "bits per byte", "keys recalled"):
-        table.add_column(column, justify="left" if not column else "right")
+    for column in ("", "params", "tokens", "seconds", "bits/byte", "recall"):
+        table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for name, model in results.models.items():
         table.add_row(
             model.label,
