@@ -73,7 +73,7 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
         inputs=tuple(x.masked_fill(empty, 0) for x in surprise.inputs),
         errors=tuple(x.masked_fill(empty, 0) for x in surprise.errors),
         slope=surprise.slope.masked_fill(empty[..., 0], 0),
-        gates=tuple(x[-1].masked_fill(empty, 0) for x in (gates.g, gates.theta, gates.log_eta) if x is not None),
+        gates=tuple(x[-1].masked_fill(empty, 0) for x in gates.as_state()),
     )
 
 

@@ -81,7 +81,7 @@ def _step(call: Call, state: MemoryState, t: int) -> tuple[Tensor, MemoryState]:
         inputs=tuple(x.masked_fill(done, 0) for x in surprise.inputs),
         errors=tuple(x.masked_fill(done, 0) for x in surprise.errors),
         slope=surprise.slope.masked_fill(done[..., 0], 0),
-        gates=tuple(x.masked_fill(done, 0) for x in (gates.g, gates.theta, gates.log_eta) if x is not None),
+        gates=tuple(x.masked_fill(done, 0) for x in gates.as_state()),
     )
 
 
