@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titans.memory.gates import Decay, Gates, decays, segment_sums, step_divisor
+from titans.memory.gates import MOMENTUM_SHARE, Decay, Gates, decays, divisors, next_pending, segment_sums
 
 TOKENS, WIDTHS = 7, [3, 5]
 
@@ -48,11 +48,12 @@ def by_recurrence(gates: Gates, layer: int) -> Decay:
     impulses = [respond(0, 0, i) for i in range(TOKENS)]
     write = torch.stack([w for w, _ in impulses], 2)  # [..., t, i, channels]
     push = torch.stack([s for _, s in impulses], 2)[..., 0]  # [..., t, i]
-    strain = worst = write.amax(-1)
-    if gates.log_eta is not None:
-        pumped = (carried.amax(-1, keepdim=True) * push - survival * worst) / (1 - survival)
-        strain = torch.maximum(worst, 2 * pumped)
-    return Decay(kept, carried, write, push[:, -1].unsqueeze(-1), survival[:, -1:], strain)
+    if gates.log_eta is None:
+        return Decay(kept, None, write, None, None, write.amax(-1), None)
+    ahead = eta / (1 - eta)  # what a unit of momentum moves from the next token on, if eta stays
+    strain = write.amax(-1) + ahead * push
+    drift = carried.amax(-1) + (ahead * survival)[..., 0]
+    return Decay(kept, carried, write, push[:, -1].unsqueeze(-1), survival[:, -1:], strain, drift)
 
 
 @pytest.mark.parametrize("granularity", ["shared", "layer", "channel"])
@@ -70,8 +71,10 @@ def test_sums_are_those_of_the_recurrence(granularity, momentum):
             torch.testing.assert_close(found.carried, expected.carried)
             torch.testing.assert_close(found.push, expected.push)
             torch.testing.assert_close(found.survival, expected.survival)
+            torch.testing.assert_close(found.drift, expected.drift)
+            assert not found.drift.requires_grad
         else:
-            assert found.carried is found.push is found.survival is None
+            assert found.carried is found.push is found.survival is found.drift is None
 
 
 def test_all_chunks_at_once_are_each_chunk_alone():
@@ -141,12 +144,14 @@ def test_a_token_with_empty_gates_leaves_the_sums_as_they_are():
 
 
 @pytest.mark.parametrize("granularity", ["layer", "channel"])
-def test_divisor_by_its_definition(granularity):
+def test_divisors_by_their_definition(granularity):
     gates = gates_of(granularity)
     layers = decays(Gates(*(x[None] for x in gates)), WIDTHS)  # [B = 1, H = 2, ...]
     bounds = [torch.rand(1, 2, TOKENS, TOKENS, dtype=torch.float64) for _ in WIDTHS]
     bounds = [b + b.transpose(-1, -2) for b in bounds]
-    found = step_divisor(bounds, layers, 0.7)
+    pending = torch.rand(1, 2, len(WIDTHS), dtype=torch.float64)
+    found = divisors(bounds, layers, pending, 0.7)
+    after = next_pending(bounds, layers, pending, found)
     for h in range(2):
         for t in range(TOKENS):
             rates = []
@@ -155,21 +160,29 @@ def test_divisor_by_its_definition(granularity):
                 for bound, decay in zip(bounds, layers, strict=True):
                     rate += sum(float(decay.strain[0, h, t, j] * bound[0, h, i, j]) for j in range(t + 1))
                 rates.append(rate)
-            limit = 0.7 * (1 + min(float(decay.kept[0, h, t].min()) for decay in layers)) / 2
-            assert found[0, h, t].item() == pytest.approx(max(1.0, max(rates) / limit), rel=1e-12)
-    assert not found.requires_grad
+            room = 0.7 * (1 + min(float(decay.kept[0, h, t].min()) for decay in layers)) / 2
+            assert found.step[0, h, t].item() == pytest.approx(max(1.0, max(rates) / room), rel=1e-12)
+            planned = sum(float(decay.drift[0, h, t] * pending[0, h, layer]) for layer, decay in enumerate(layers))
+            expected = max(1.0, planned / (room * MOMENTUM_SHARE))
+            assert found.momentum[0, h, t].item() == pytest.approx(expected, rel=1e-12)
+        for layer, (bound, decay) in enumerate(zip(bounds, layers, strict=True)):
+            own = max(float((bound[0, h, i] * decay.push[0, h, :, 0]).sum()) for i in range(TOKENS))
+            left = float(decay.survival[0, h] * pending[0, h, layer]) / float(found.momentum[0, h, -1])
+            assert after[0, h, layer].item() == pytest.approx(left + own / float(found.step[0, h, -1]), rel=1e-12)
+    assert not any(x.requires_grad for x in (*found, after))
 
 
-def test_divisor_leaves_small_steps_alone_and_does_not_see_the_future():
+def test_divisors_leave_small_steps_alone_and_do_not_see_the_future():
     gates = gates_of("layer")
     small = decays(Gates(gates.g[None], gates.log_eta[None], 1e-3 * gates.theta[None]), WIDTHS)
     bounds = [torch.ones(1, 2, TOKENS, TOKENS, dtype=torch.float64)] * 2
-    assert (step_divisor(bounds, small, 1.0) == 1).all()
+    pending = torch.zeros(1, 2, 2, dtype=torch.float64)
+    assert all((x == 1).all() for x in divisors(bounds, small, pending, 1.0))
     layers = decays(Gates(*(x[None] for x in gates)), WIDTHS)
-    before = step_divisor(bounds, layers, 1.0)
+    before = divisors(bounds, layers, pending, 1.0).step
     changed = [b.clone() for b in bounds]
     for b in changed:
         b[..., 4:, :] = b[..., :, 4:] = 100.0
-    after = step_divisor(changed, layers, 1.0)
+    after = divisors(changed, layers, pending, 1.0).step
     assert torch.equal(before[..., :4], after[..., :4])
     assert (after[..., 4:] > before[..., 4:]).all()

@@ -13,6 +13,7 @@ NEEDLE = QUESTION + "{key}\n"
 KEY_DIGITS = 5
 ANSWER_WEIGHT = 20.0  # an answer is 5 bytes among hundreds; unweighted it takes many times as long to learn
 CHANCE = 10.0**-KEY_DIGITS
+_SHORTEST_GAP = 8
 
 
 class Filler:
@@ -38,9 +39,10 @@ class Filler:
 class PassKeyBatches:
     """Batches of documents that state a pass key once and ask for it now and then (a `BatchSource`).
 
-    A row is filled with documents of mixed lengths, log-uniform between `shortest` and the window, so that short
-    distances teach what long ones then demand. Every token has a label: the text as well as the answers, which count
-    `ANSWER_WEIGHT` times.
+    A row reads one document after another; one that is longer than the window goes on in the next batch, with the
+    carried state. Lengths run from `shortest` to `longest` and every octave of them gets as many bytes as another, so
+    that short distances teach what long ones then demand. Every token has a label: the text as well as the answers,
+    which count `ANSWER_WEIGHT` times.
     """
 
     def __init__(
@@ -51,54 +53,63 @@ class PassKeyBatches:
         seed: int = 0,
         *,
         shortest: int = 32,
+        longest: int = 4096,
     ) -> None:
         self._filler = Filler(documents)
-        self._shape, self._seed, self._shortest, self._step = (batch_size, length), seed, min(shortest, length), 0
+        self._length, self._seed, self._shortest, self._longest = length, seed, shortest, longest
+        self._rows = [(0, 0)] * batch_size  # per row: the number of its document, and how far it has been read
+        self._open = [self._document(row, 0) for row in range(batch_size)]
 
     def next(self) -> Batch:
         """The next batch; there is no last one."""
-        rows = [self._row(np.random.default_rng([self._seed, self._step, row])) for row in range(self._shape[0])]
-        self._step += 1
-        tokens, reset, answers = (torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True))
-        labels = torch.full_like(tokens, IGNORED)
-        labels[:, :-1] = torch.where(reset[:, 1:], IGNORED, tokens[:, 1:])
-        weights = torch.ones(tokens.shape)
-        weights[:, :-1][answers[:, 1:]] = ANSWER_WEIGHT
-        return Batch(tokens, labels, reset, weights)
+        rows = [self._fill(row) for row in range(len(self._rows))]
+        return Batch(*(torch.from_numpy(np.stack(part)) for part in zip(*rows, strict=True)))
 
     def state_dict(self) -> dict:
-        """How many batches were made."""
-        return {"step": self._step}
+        """The document and offset of every row."""
+        return {"rows": [list(row) for row in self._rows]}
 
     def load_state_dict(self, state: dict) -> None:
-        """Goes on after as many batches."""
-        self._step = int(state["step"])
+        """Goes on from a `state_dict` of the same documents, sizes and seed."""
+        self._rows = [(number, offset) for number, offset in state["rows"]]
+        self._open = [self._document(row, number) for row, (number, _) in enumerate(self._rows)]
 
-    def _row(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Tokens, document starts and answers of one row, [T] each."""
-        tokens = np.empty(self._shape[1], np.int64)
-        reset = np.zeros(self._shape[1], bool)
-        answers = np.zeros(self._shape[1], bool)
+    def _fill(self, row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Tokens, labels, document starts and weights of one row's window, [T] each."""
+        tokens = np.empty(self._length, np.int64)
+        labels = np.full(self._length, IGNORED, np.int64)
+        reset = np.zeros(self._length, bool)
+        weights = np.ones(self._length, np.float32)
         filled = 0
-        while filled < len(tokens):
-            length = int(np.exp(random.uniform(np.log(self._shortest), np.log(self._shape[1]))))
-            document, answered = self._document(length, random)
-            room = slice(filled, filled + len(document))
-            tokens[room], answers[room] = (x[: len(tokens) - filled] for x in (document, answered))
-            reset[filled] = True
-            filled += len(document)
-        return tokens, reset, answers
+        while filled < self._length:
+            number, offset = self._rows[row]
+            document, answers = self._open[row]
+            count = min(self._length - filled, len(document) - offset)
+            following = slice(offset + 1, offset + count + 1)  # one token less at the document's end
+            labelled = slice(filled, filled + len(document[following]))
+            tokens[filled : filled + count] = document[offset : offset + count]
+            labels[labelled] = document[following]
+            weights[labelled] += (ANSWER_WEIGHT - 1) * answers[following]
+            reset[filled] = offset == 0
+            filled += count
+            self._rows[row] = (number, offset + count)
+            if offset + count == len(document):
+                self._rows[row] = (number + 1, 0)
+                self._open[row] = self._document(row, number + 1)
+        return tokens, labels, reset, weights
 
-    def _document(self, length: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def _document(self, row: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         """A text with one statement and some questions, and where the answers are."""
+        random = np.random.default_rng([self._seed, row, number])
+        length = int(1 / random.uniform(1 / self._longest, 1 / self._shortest))
         key = _random_key(random)
         needle, question, answer = encode(NEEDLE.format(key=key)), encode(QUESTION), encode(key)
-        room = max(0, length - 2 * len(needle))
-        questions = 1 + room // 128
-        text = self._filler.stretch(room, random)
-        parts = np.split(text, np.sort(random.integers(0, room + 1, questions + 1)))
-        pieces = [(parts[0], False), (needle, False), (parts[1], False)]
-        for part in parts[2:]:
+        text = self._filler.stretch(max(1, length - 2 * len(needle)), random)
+        # Each answer states the key again, so a question is as far away as the gap before it is long.
+        before, *gaps = _cuts(len(text), random)
+        parts = iter(np.split(text, np.cumsum([before, *gaps])))
+        pieces = [(next(parts), False), (needle, False), (next(parts), False)]
+        for part in parts:
             pieces += [(question, False), (answer, True), (encode("\n"), False), (part, False)]
         flags = [np.full(len(piece), is_answer) for piece, is_answer in pieces]
         return np.concatenate([piece for piece, _ in pieces]), np.concatenate(flags)
@@ -133,6 +144,14 @@ def haystack(filler: Filler, distance: int, depth: float, random: np.random.Gene
     before = filler.stretch(round(distance * depth / (1 - depth)), random)
     after = filler.stretch(distance, random)
     return Haystack(np.concatenate([before, encode(NEEDLE.format(key=key)), after]), encode(QUESTION + key))
+
+
+def _cuts(length: int, random: np.random.Generator) -> list[int]:
+    """Gaps that add up to at most `length`; every octave of distance is as frequent as another."""
+    gaps = []
+    while sum(gaps) < length:
+        gaps.append(int(np.exp(random.uniform(np.log(_SHORTEST_GAP), np.log(max(length, _SHORTEST_GAP))))))
+    return gaps[:-1] if len(gaps) > 2 else [length // 4, length // 2]
 
 
 def encode(text: str) -> np.ndarray:

@@ -3,7 +3,7 @@
 A chunk's gradients are all taken at the weights it begins with, and each is an outer product, so reading with the
 weights of token t is a masked linear attention over the chunk:
 
-    x_t W_t = kept_t (x_t W) + carried_t (x_t S) - sum_{i<=t} write[t, i] (x_t . a_i) delta_i / n_t
+    x_t W_t = kept_t (x_t W) + carried_t (x_t S) / m_t - sum_{i<=t} write[t, i] (x_t . a_i) delta_i / n_t
 
 with a_i the input and delta_i the error of that layer at token i (networks.py), the sums from gates.py. Every layer of
 the memory network is read so, the next layer's input being the activation of the last. Equals `reference_titans`.
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from titans.memory.arguments import Call, arrange_gates, memory_operation
-from titans.memory.gates import Decay, Gates, decays, step_divisor
+from titans.memory.gates import Decay, Divisors, Gates, decays, divisors, next_pending
 from titans.memory.layout import layout
 from titans.memory.networks import MemoryNetwork, Norm, Surprise
 from titans.memory.state import MemoryState
@@ -42,26 +42,28 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
     channel_wise = gates.g.shape[-1] not in (1, network.depth)
     all_decays = None if channel_wise else list(zip(*(x.unbind() for x in decays(gates, widths)), strict=True))
 
-    weights, momentum = state.weights, state.momentum
+    weights, momentum, pending = state.weights, state.momentum, state.pending
     outputs = []
     for r in range(plan.num_rounds):
         if plan.fresh is not None and plan.any_fresh[r]:
             begins = plan.fresh[r][:, None, None, None]
             weights = tuple(torch.where(begins, w0, w) for w0, w in zip(call.weights, weights, strict=True))
             momentum = tuple(torch.where(begins, 0, s) for s in momentum)
+            pending = torch.where(begins[..., 0], 0, pending)
         surprise = network.surprise(k[r], v[r], weights, call.norm)
         if plan.old is not None and plan.any_old[r]:
             surprise = _merge_surprise(plan.old[r], state, surprise)
         chunk = decays(gates.map(itemgetter(r)), widths) if all_decays is None else list(all_decays[r])
-        divisor = guard(network, surprise, weights, chunk, call.guard_limit)
-        outputs.append(read(network, q[r], weights, momentum, surprise, chunk, divisor, call.norm))
+        guard, new_pending = shrink(network, surprise, weights, chunk, pending, call.guard_limit)
+        outputs.append(read(network, q[r], weights, momentum, surprise, chunk, guard, call.norm))
         if plan.any_full[r]:
-            new_weights, new_momentum = close(weights, momentum, surprise, chunk, divisor)
+            new_weights, new_momentum = close(weights, momentum, surprise, chunk, guard)
             if not plan.all_full[r]:
                 closes = plan.full[r][:, None, None, None]
                 new_weights = _choose(closes, new_weights, weights)
                 new_momentum = _choose(closes, new_momentum, momentum)
-            weights, momentum = new_weights, new_momentum
+                new_pending = torch.where(closes[..., 0], new_pending, pending)
+            weights, momentum, pending = new_weights, new_momentum, new_pending
 
     y = plan.restore(torch.stack(outputs).transpose(2, 3), length)
     filled = torch.arange(state.chunk_size, device=plan.end.device) < (plan.end % state.chunk_size).unsqueeze(1)
@@ -70,6 +72,7 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
         position=plan.end,
         weights=weights,
         momentum=momentum,
+        pending=pending,
         inputs=tuple(x.masked_fill(empty, 0) for x in surprise.inputs),
         errors=tuple(x.masked_fill(empty, 0) for x in surprise.errors),
         slope=surprise.slope.masked_fill(empty[..., 0], 0),
@@ -86,13 +89,20 @@ def open_gates(state: MemoryState) -> Gates:
     return Gates(g, rest[0] if rest else None, theta)
 
 
-def guard(
-    network: MemoryNetwork, surprise: Surprise, weights: Tensors, chunk: list[Decay], limit: float | None
-) -> Tensor | None:
-    """The step divisor n [B, H, C] of each token, or None without a guard."""
+def shrink(
+    network: MemoryNetwork,
+    surprise: Surprise,
+    weights: Tensors,
+    chunk: list[Decay],
+    pending: Tensor,
+    limit: float | None,
+) -> tuple[Divisors | None, Tensor]:
+    """The guard's divisors at each token, or None without a guard, and what is pending at its end."""
     if limit is None:
-        return None
-    return step_divisor(network.tangent_bounds(surprise, weights), chunk, limit)
+        return None, pending
+    bounds = network.tangent_bounds(surprise, weights)
+    guard = divisors(bounds, chunk, pending, limit)
+    return guard, next_pending(bounds, chunk, pending, guard)
 
 
 def read(
@@ -102,7 +112,7 @@ def read(
     momentum: Tensors,
     surprise: Surprise,
     chunk: list[Decay],
-    divisor: Tensor | None,
+    guard: Divisors | None,
     norm: Norm | None,
 ) -> Tensor:
     """M_{W_t}(q_t) for queries [B, H, N, d] whose rows of the decays are given -> [B, H, N, d] (eq. 15)."""
@@ -112,8 +122,8 @@ def read(
         if layer > 0:
             x = network.act(z)
         write = decay.write
-        if divisor is not None:
-            write = write / divisor[(..., None) + (None,) * (write.dim() - x.dim())]
+        if guard is not None:
+            write = write / guard.step[(..., None) + (None,) * (write.dim() - x.dim())]
         inputs = surprise.inputs[layer]
         if write.dim() == x.dim():
             scores = (x @ inputs.transpose(-1, -2)) * write  # [B, H, N, C]
@@ -121,23 +131,28 @@ def read(
             scores = torch.einsum("bhtc,bhic,bhtic->bhti", x, inputs, write)
         z = (x * decay.kept) @ weights[layer] - scores @ surprise.errors[layer]
         if decay.carried is not None:
-            z = z + (x * decay.carried) @ momentum[layer]
+            carried = decay.carried
+            if guard is not None and guard.momentum is not None:
+                carried = carried / guard.momentum.unsqueeze(-1)
+            z = z + (x * carried) @ momentum[layer]
     return network.finish(q, z, norm)
 
 
 def close(
-    weights: Tensors, momentum: Tensors, surprise: Surprise, chunk: list[Decay], divisor: Tensor | None
+    weights: Tensors, momentum: Tensors, surprise: Surprise, chunk: list[Decay], guard: Divisors | None
 ) -> tuple[Tensors, Tensors]:
     """Weights and momentum at the end of a full chunk."""
     new_weights, new_momentum = [], []
     for layer, decay in enumerate(chunk):
         inputs, errors = surprise.inputs[layer], surprise.errors[layer]
-        if divisor is not None:
-            errors = errors / divisor[..., -1:, None]
+        if guard is not None:
+            errors = errors / guard.step[..., -1:, None]
         write = decay.write[..., -1, :].unsqueeze(-1) if decay.kept.shape[-1] == 1 else decay.write[..., -1, :, :]
         weight = decay.kept[..., -1, :].unsqueeze(-1) * weights[layer] - (inputs * write).transpose(-1, -2) @ errors
         if decay.carried is not None and decay.push is not None and decay.survival is not None:
             old = momentum[layer]
+            if guard is not None and guard.momentum is not None:
+                old = old / guard.momentum[..., -1:, None]
             weight = weight + decay.carried[..., -1, :].unsqueeze(-1) * old
             new_momentum.append(decay.survival * old - (inputs * decay.push).transpose(-1, -2) @ errors)
         new_weights.append(weight)

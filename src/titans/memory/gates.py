@@ -2,11 +2,11 @@
 
 Inside a chunk that starts from weights W and momentum S, all gradients are taken at W, so (eq. 13-14)
 
-    W_t = kept_t W + carried_t S - sum_{i<=t} write[t, i] grad_i / n_t
+    W_t = kept_t W + carried_t S / m_t - sum_{i<=t} write[t, i] grad_i / n_t
     kept_t       = prod_{m<=t} (1 - alpha_m)
     carried_t    = sum_{j<=t} A[t, j] prod_{m<=j} eta_m
     write[t, i]  = sum_{i<=j<=t} A[t, j] E[j, i] theta_i
-    A[t, j] = prod_{j<m<=t} (1 - alpha_m),  E[j, i] = prod_{i<m<=j} eta_m,  n_t the guard's divisor.
+    A[t, j] = prod_{j<m<=t} (1 - alpha_m),  E[j, i] = prod_{i<m<=j} eta_m,  n_t and m_t the guard's divisors.
 
 Letters: B rows, H heads, C tokens of the chunk, L memory layers, d_in input width of a layer, G gates per head:
 1 (shared by all layers), L (one per layer) or the sum of all d_in (one per input channel of each layer).
@@ -17,6 +17,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+# Share of a full correction that momentum from earlier chunks may still plan. At 1 it and the chunk's own gradients
+# together could overshoot by as much as they correct.
+MOMENTUM_SHARE = 0.5
 
 
 class Gates(NamedTuple):
@@ -58,7 +62,9 @@ class Decay(NamedTuple):
     push: Tensor | None
     survival: Tensor | None
     strain: Tensor
-    """what the guard bounds instead of `write`, [..., C, C], without gradient; see `step_divisor`"""
+    """how far each gradient will have moved the weights in the end, as seen at each token [..., C, C], no gradient"""
+    drift: Tensor | None
+    """the same for the momentum that the chunk began with [..., C], no gradient; see `divisors`"""
 
     def unbind(self) -> "list[Decay]":
         """One `Decay` per entry of the leading axis."""
@@ -73,6 +79,7 @@ class Decay(NamedTuple):
             parts(self.push),
             parts(self.survival),
             self.strain.unbind(0),
+            parts(self.drift),
         )
         return [Decay(*entry) for entry in zip(*columns, strict=True)]
 
@@ -102,20 +109,24 @@ def decays(gates: Gates, layer_widths: list[int]) -> list[Decay]:
     kept = _per_layer(g.cumsum(-1).exp().transpose(-1, -2).unsqueeze(-2), -1, depth)  # each [..., C, 1]
     if gates.log_eta is None:
         write = _per_layer(keep * theta.unsqueeze(-2), -3, depth)
-        return [Decay(k, None, w, None, None, w.detach()) for k, w in zip(kept, write, strict=True)]
+        return [Decay(k, None, w, None, None, w.detach(), None) for k, w in zip(kept, write, strict=True)]
 
     log_eta = gates.log_eta.transpose(-1, -2)
     survive = segment_sums(log_eta).exp()  # E [..., G, C, C]
     survival = log_eta.cumsum(-1).exp()
-    carried = _per_layer((keep @ survival.unsqueeze(-1)).movedim(-3, -1), -1, depth)
+    carry = (keep @ survival.unsqueeze(-1)).squeeze(-1)
     writes = (keep @ survive) * theta.unsqueeze(-2)
-    write = _per_layer(writes, -3, depth)
-    strain = _per_layer(
-        _strain(writes, (keep @ survival.unsqueeze(-1)).squeeze(-1), survive, theta, log_eta), -3, depth
+    strains, drifts = _eventual(writes, carry, survive, survival, theta, log_eta)
+    columns = (
+        kept,
+        _per_layer(carry.unsqueeze(-1), -3, depth),
+        _per_layer(writes, -3, depth),
+        _per_layer((survive[..., -1, :] * theta).unsqueeze(-1), -3, depth),
+        _per_layer(survival[..., -1:].unsqueeze(-1), -3, depth),
+        _per_layer(strains, -3, depth),
+        _per_layer(drifts, -2, depth),
     )
-    push = _per_layer((survive[..., -1, :] * theta).transpose(-1, -2).unsqueeze(-2), -1, depth)
-    left = _per_layer(survival[..., -1:].unsqueeze(-1).movedim(-3, -1), -1, depth)
-    return [Decay(*layer) for layer in zip(kept, carried, write, push, left, strain, strict=True)]
+    return [Decay(*layer) for layer in zip(*columns, strict=True)]
 
 
 def _per_layer(x: Tensor, dim: int, depth: int) -> list[Tensor]:
@@ -139,56 +150,85 @@ def _channel_decay(g: Tensor, log_eta: Tensor | None, theta: Tensor) -> Decay:
     kept = g.cumsum(-2).exp()
     if log_eta is None:
         write = keep * theta[..., None, :, None]
-        return Decay(kept, None, write, None, None, write.detach().amax(-1))
+        return Decay(kept, None, write, None, None, write.detach().amax(-1), None)
     survive = segment_sums(log_eta).exp()
     survival = log_eta.cumsum(-1).exp()
     carried = torch.einsum("...tjc,...j->...tc", keep, survival)
     write = torch.einsum("...tjc,...ji->...tic", keep, survive) * theta[..., None, :, None]
     push = (survive[..., -1, :] * theta).unsqueeze(-1)
-    strain = _strain(write.amax(-1), carried.amax(-1), survive, theta, log_eta)
-    return Decay(kept, carried, write, push, survival[..., -1:].unsqueeze(-1), strain)
+    strain, drift = _eventual(write.amax(-1), carried.amax(-1), survive, survival, theta, log_eta)
+    return Decay(kept, carried, write, push, survival[..., -1:].unsqueeze(-1), strain, drift)
 
 
 @torch.no_grad()
-def _strain(write: Tensor, carried: Tensor, survive: Tensor, theta: Tensor, log_eta: Tensor) -> Tensor:
-    """Weights of the chunk's gradients for the guard, see `step_divisor`.
+def _eventual(
+    write: Tensor, carried: Tensor, survive: Tensor, survival: Tensor, theta: Tensor, log_eta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`Decay.strain` [..., C, C] and `Decay.drift` [..., C]: what has moved, and what momentum will still move if eta
+    stays as it is.
 
-    write, survive (E): [..., C, C]; carried, theta, log_eta: [..., C] -> [..., C, C].
+    write, survive (E): [..., C, C]; carried, survival, theta, log_eta: [..., C].
     """
-    sums = log_eta.cumsum(-1)
-    spent = -torch.expm1(sums).clamp_max(-torch.finfo(sums.dtype).eps)  # 1 - prod eta
-    push = survive * theta.unsqueeze(-2)
-    pumped = (carried.unsqueeze(-1) * push - sums.exp().unsqueeze(-1) * write) / spent.unsqueeze(-1)
-    return torch.maximum(write, 2 * pumped)
+    eta = log_eta.exp()
+    ahead = eta / (1 - eta).clamp_min(torch.finfo(eta.dtype).eps)  # eta + eta^2 + ...
+    strain = write + ahead.unsqueeze(-1) * survive * theta.unsqueeze(-2)
+    return strain, carried + ahead * survival
 
 
-def step_divisor(bounds: list[Tensor], layer_decays: list[Decay], limit: float) -> Tensor:
-    """The guard: by how much to shrink the summed step at each token so that no prefix of the chunk overshoots.
+class Divisors(NamedTuple):
+    """The guard at each token of a chunk [B, H, C]: what its gradients and the momentum from before are divided by."""
 
-        r_t = max_{i<=t} sum_l sum_{j<=t} strain_l[t, j] bound_l[i, j]
-        n_t = max(1, r_t / (limit (1 + kept_t) / 2))
-        strain[t, j] = max(write[t, j], 2 (carried_t push[t, j] - rho_t write[t, j]) / (1 - rho_t))
-        push[t, j] = E[t, j] theta_j,  rho_t = prod_{m<=t} eta_m
+    step: Tensor
+    momentum: Tensor | None
 
-    With `write` alone r_t would bound (Gershgorin) the largest eigenvalue of the map from the chunk's errors to their
-    own correction: no overshoot within the chunk. The second term is for what momentum does later. For one repeated
-    key with bound 1, error e and momentum s go through a chunk as (e, s) -> ((1 - d) e + c s, rho s - p e), d and p
-    the sums of write and push and c = carried; that is stable if its determinant (1 - d) rho + c p is at most 1.
-    Frozen gradients break it as soon as eta is close to 1 and a chunk has more than two tokens; with d and p divided
-    by n >= (c p - rho d) / (1 - rho) it holds, and the factor 2 leaves a margin.
+
+@torch.no_grad()
+def divisors(bounds: list[Tensor], layer_decays: list[Decay], pending: Tensor, limit: float) -> Divisors:
+    """The guard: how much to shrink a chunk's gradients, and old momentum, so that neither overshoots.
+
+        n_t = max(1, max_{i<=t} sum_l sum_{j<=t} strain_l[t, j] bound_l[i, j] / room_t)
+        m_t = max(1, sum_l drift_l[t] load_l / (room_t MOMENTUM_SHARE))
+        strain[t, j] = write[t, j] + E[t, j] theta_j eta_t / (1 - eta_t)
+        drift[t] = carried_t + prod_{m<=t} eta_m eta_t / (1 - eta_t)
+        room_t = limit (1 + kept_t) / 2
+
+    `bound` is Gershgorin's on the map from the chunk's errors to their own correction. `strain` is how far a gradient
+    will have moved the weights once momentum has spent itself, if eta stays as it is; `drift` is the same for momentum
+    from earlier chunks, whose gradients `pending` bounds as `bound` does the chunk's own (`next_pending`). So what is
+    planned at any time is at most a full correction, whatever the gates were before: a gradient taken under strong
+    friction (eta small, theta large) and carried on with hardly any would otherwise move the weights a thousand times
+    too far, and keys that come and go in time with eta near 1 push a memory like a swing (docs/lab-log.md).
 
     Forgetting asks for less: the gradient is taken before the decay, so a full correction of what is being forgotten
     anyway is one too many (kept - 1 = -1 where kept = 0: the memory would swing for ever). Hence (1 + kept_t) / 2, with
     the smallest kept_t of all layers and channels.
 
-    Token t's divisor depends on tokens up to t only. No gradient flows through it, as with gradient clipping.
+    Token t's divisors depend on tokens up to t only. No gradient flows through them, as with gradient clipping.
 
-    bounds: [B, H, C, C] per layer -> n [B, H, C].
+    bounds: [B, H, C, C] per layer; pending: [B, H, L].
     """
-    with torch.no_grad():
-        reach = torch.zeros_like(bounds[0])
-        for bound, decay in zip(bounds, layer_decays, strict=True):
-            reach = reach + decay.strain @ bound  # [t, i]; bound is symmetric
-        past = torch.ones(reach.shape[-2:], dtype=torch.bool, device=reach.device).tril()
-        kept = torch.stack([decay.kept.amin(-1) for decay in layer_decays]).amin(0)
-        return (reach.masked_fill(~past, 0).amax(-1) / (limit * (1 + kept) / 2)).clamp_min(1)
+    reach = torch.zeros_like(bounds[0])
+    for bound, decay in zip(bounds, layer_decays, strict=True):
+        reach = reach + decay.strain @ bound  # [t, i]; bound is symmetric
+    past = torch.ones(reach.shape[-2:], dtype=torch.bool, device=reach.device).tril()
+    kept = torch.stack([decay.kept.amin(-1) for decay in layer_decays]).amin(0)
+    room = limit * (1 + kept) / 2
+    step = (reach.masked_fill(~past, 0).amax(-1) / room).clamp_min(1)
+    planned = torch.zeros_like(kept)
+    for decay, held in zip(layer_decays, pending.unbind(-1), strict=True):
+        if decay.drift is None:
+            return Divisors(step, None)
+        planned = planned + decay.drift * held.unsqueeze(-1)
+    return Divisors(step, (planned / (room * MOMENTUM_SHARE)).clamp_min(1))
+
+
+@torch.no_grad()
+def next_pending(bounds: list[Tensor], layer_decays: list[Decay], pending: Tensor, guard: Divisors) -> Tensor:
+    """Bound on what the momentum at the chunk's end holds, in units of errors, from that at its start [B, H, L]."""
+    entries = []
+    for bound, decay, old in zip(bounds, layer_decays, pending.unbind(-1), strict=True):
+        if decay.push is None or decay.survival is None or guard.momentum is None:
+            return pending
+        own = (bound @ decay.push).amax((-2, -1)) / guard.step[..., -1]
+        entries.append(decay.survival[..., 0, 0] / guard.momentum[..., -1] * old + own)
+    return torch.stack(entries, -1)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from titans.memory.arguments import Call, memory_operation
-from titans.memory.chunked import close, guard, open_gates, read
-from titans.memory.gates import Decay, decays
+from titans.memory.chunked import close, open_gates, read, shrink
+from titans.memory.gates import Decay, Divisors, decays
 from titans.memory.networks import Surprise
 from titans.memory.state import MemoryState
 
@@ -54,7 +54,7 @@ def _step(call: Call, state: MemoryState, t: int) -> tuple[Tensor, MemoryState]:
     gates = open_gates(state).merge(call.gates, lambda old, new: put(old, new[:, t].unsqueeze(2)))
 
     chunk = decays(gates, [d_in for d_in, _ in network.layer_dims])
-    divisor = guard(network, surprise, state.weights, chunk, call.guard_limit)
+    guard, pending = shrink(network, surprise, state.weights, chunk, state.pending, call.guard_limit)
     row = _Row(slot)
     y = read(
         network,
@@ -63,14 +63,14 @@ def _step(call: Call, state: MemoryState, t: int) -> tuple[Tensor, MemoryState]:
         state.momentum,
         surprise,
         [row.decay(decay) for decay in chunk],
-        None if divisor is None else row(divisor),
+        None if guard is None else row.divisors(guard),
         call.norm,
     ).squeeze(2)
 
     full = slot == state.chunk_size - 1
     weights, momentum = state.weights, state.momentum
     if bool(full.any()):
-        closed, closed_momentum = close(weights, momentum, surprise, chunk, divisor)
+        closed, closed_momentum = close(weights, momentum, surprise, chunk, guard)
         weights = tuple(_where_row(full, new, old) for new, old in zip(closed, weights, strict=True))
         momentum = tuple(_where_row(full, new, old) for new, old in zip(closed_momentum, momentum, strict=True))
     done = full[:, None, None, None]
@@ -78,6 +78,7 @@ def _step(call: Call, state: MemoryState, t: int) -> tuple[Tensor, MemoryState]:
         position=state.position + 1,
         weights=weights,
         momentum=momentum,
+        pending=_where_row(full, pending, state.pending),
         inputs=tuple(x.masked_fill(done, 0) for x in surprise.inputs),
         errors=tuple(x.masked_fill(done, 0) for x in surprise.errors),
         slope=surprise.slope.masked_fill(done[..., 0], 0),
@@ -97,7 +98,10 @@ class _Row:
 
     def decay(self, decay: Decay) -> Decay:
         carried = None if decay.carried is None else self(decay.carried)
-        return Decay(self(decay.kept), carried, self(decay.write), None, None, decay.strain)
+        return Decay(self(decay.kept), carried, self(decay.write), None, None, decay.strain, decay.drift)
+
+    def divisors(self, guard: Divisors) -> Divisors:
+        return Divisors(self(guard.step), None if guard.momentum is None else self(guard.momentum))
 
 
 def _begin_documents(call: Call, state: MemoryState, begins: Tensor) -> MemoryState:

@@ -6,8 +6,9 @@
 
 The gradient is autograd's. With chunk_size = 1 this is the plain online recurrence. Letters: `titans.memory.arguments`.
 
-The step-size guard scales what the open chunk has added so far, so W_t is kept as two parts: `base`, where the chunk's
-start has drifted by decay and old momentum, and `added`, the chunk's own contribution (both per memory layer).
+The guard scales what the open chunk has added so far, and what older momentum adds, so W_t is kept as three parts (per
+memory layer): `base`, what decay has left of the chunk's start, `drifted`, what old momentum has moved it by, and
+`added`, the chunk's own contribution.
 """
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from titans.memory.arguments import Call, memory_operation
+from titans.memory.gates import MOMENTUM_SHARE
 from titans.memory.networks import Surprise
 from titans.memory.state import MemoryState
 
@@ -33,14 +35,18 @@ reference_titans = memory_operation(_reference_titans)
 class _Chunk:
     """The open chunk of one row: where it began, what it has added, and the tokens so far."""
 
-    def __init__(self, weights: list[Tensor], momentum: list[Tensor]) -> None:
+    def __init__(self, weights: list[Tensor], momentum: list[Tensor], pending: Tensor) -> None:
         self.start = weights  # M_{t'}, one [H, d_in, d_out] per layer
         self.start_momentum = momentum
         self.base = list(weights)
+        self.drifted = [torch.zeros_like(w) for w in momentum]
         self.base_momentum = list(momentum)
         self.added = [torch.zeros_like(w) for w in weights]
         self.added_momentum = [torch.zeros_like(w) for w in weights]
-        self.divisor = torch.ones(len(weights[0]), 1, 1, dtype=weights[0].dtype)
+        self.pending = pending  # [H, L]
+        self.pending_now = pending
+        self.divisor = torch.ones(len(weights[0]), 1, 1, dtype=weights[0].dtype)  # n
+        self.momentum_divisor = torch.ones_like(self.divisor)  # m
         self.inputs: list[list[Tensor]] = []
         self.errors: list[list[Tensor]] = []
         self.slopes: list[Tensor] = []
@@ -67,7 +73,8 @@ def _run_row(call: Call, b: int) -> tuple[Tensor, MemoryState]:
             continue
         if call.reset is not None and call.reset[b, t]:
             position = 0
-            chunk = _Chunk(list(call.weights), [torch.zeros_like(w) for w in call.weights[: len(state.momentum)]])
+            momentum = [torch.zeros_like(w) for w in call.weights[: len(state.momentum)]]
+            chunk = _Chunk(list(call.weights), momentum, torch.zeros_like(state.pending[0]))
         k, v, q = (x[b, t].unsqueeze(1) for x in (call.k, call.v, call.q))  # [H, 1, d]
         gates = tuple(x[b, t] for x in (call.gates.g, call.gates.theta, call.gates.log_eta) if x is not None)
         gradients = _gradients(call, chunk.start, k, v)
@@ -75,14 +82,16 @@ def _run_row(call: Call, b: int) -> tuple[Tensor, MemoryState]:
         _record(chunk, surprise, gates)
         _advance(call, chunk, gates, gradients)
         now = [base - added / chunk.divisor for base, added in zip(chunk.base, chunk.added, strict=True)]
+        for layer, drifted in enumerate(chunk.drifted):
+            now[layer] = now[layer] + drifted / chunk.momentum_divisor
         outputs.append(network(q[None], _batched(now), norm)[0, :, 0])
         position += 1
         if position % chunk_size == 0:
             momentum = [
-                base - added / chunk.divisor
+                base / chunk.momentum_divisor - added / chunk.divisor
                 for base, added in zip(chunk.base_momentum, chunk.added_momentum, strict=False)
             ]
-            chunk = _Chunk(now, momentum)
+            chunk = _Chunk(now, momentum, chunk.pending_now)
     return (torch.stack(outputs) if outputs else call.q[b]), _as_state(state, chunk, position)
 
 
@@ -109,41 +118,51 @@ def _advance(call: Call, chunk: _Chunk, gates: tuple[Tensor, ...], gradients: li
             chunk.pushes[layer] = torch.cat([eta * chunk.pushes[layer], step], 1)
             chunk.survival[layer] = eta * chunk.survival[layer]
             chunk.carried[layer] = keep.transpose(-1, -2) * chunk.carried[layer] + chunk.survival[layer]
+            chunk.drifted[layer] = keep * chunk.drifted[layer] + chunk.base_momentum[layer]
             surprise, push = chunk.added_momentum[layer], chunk.pushes[layer]
         else:
             push = F.pad(step, (0, 0, chunk.writes[layer].shape[1], 0))
-        chunk.base[layer] = keep * chunk.base[layer] + (chunk.base_momentum[layer] if rest else 0)
+        chunk.base[layer] = keep * chunk.base[layer]
         chunk.added[layer] = keep * chunk.added[layer] + surprise
         chunk.kept[layer] = keep * chunk.kept[layer]
         decayed = keep.transpose(-1, -2) * chunk.writes[layer]
         chunk.writes[layer] = F.pad(decayed, (0, 0, 0, 1)) + push
     if call.guard_limit is not None:
-        chunk.divisor = _guard(call, chunk, call.guard_limit)
+        _guard(call, chunk, tuple(rest), call.guard_limit)
 
 
-def _guard(call: Call, chunk: _Chunk, limit: float) -> Tensor:
-    """n_t = max(1, r_t / limit), the formula of `step_divisor`, for the chunk's tokens so far."""
+@torch.no_grad()
+def _guard(call: Call, chunk: _Chunk, log_eta: tuple[Tensor, ...], limit: float) -> None:
+    """n_t, m_t and what is pending, by the formulas of `divisors`, for the chunk's tokens so far."""
     stacked = Surprise(
         tuple(torch.cat([token[layer] for token in chunk.inputs], -2) for layer in range(call.network.depth)),
         tuple(torch.cat([token[layer] for token in chunk.errors], -2) for layer in range(call.network.depth)),
         torch.cat(chunk.slopes, -1),
     )
     bounds = call.network.tangent_bounds(stacked, _batched(chunk.start))
-    rate = torch.zeros_like(bounds[0][0, :, :, 0])  # [H, tokens so far]
+    kept = torch.stack([kept.amin((-2, -1)) for kept in chunk.kept]).amin(0)  # [H]
+    room = limit * (1 + kept) / 2
+    reach = torch.zeros_like(bounds[0][0, :, :, 0])  # [H, tokens so far]
+    planned, entries = torch.zeros_like(kept), []
     for layer, bound in enumerate(bounds):
+        ahead = torch.zeros_like(kept)
+        if log_eta:
+            eta = _pick(log_eta[0], layer).exp()[:, 0, 0]  # [H], this token's
+            ahead = eta / (1 - eta).clamp_min(torch.finfo(eta.dtype).eps)
+            survival, carried = chunk.survival[layer][:, 0, 0], chunk.carried[layer].amax((-2, -1))
+            planned = planned + (carried + ahead * survival) * chunk.pending[:, layer]
         for j in range(bound.shape[-1]):
-            write = chunk.writes[layer][:, j].detach().amax(-1)  # [H]
-            strain = write
-            if call.gates.log_eta is not None:
-                rho = chunk.survival[layer].detach()[:, 0, 0]
-                carried = chunk.carried[layer].detach().amax((-2, -1))
-                pumped = (carried * chunk.pushes[layer][:, j, 0].detach() - rho * write) / (1 - rho).clamp_min(
-                    torch.finfo(rho.dtype).eps
-                )
-                strain = torch.maximum(write, 2 * pumped)
-            rate = rate + strain[:, None] * bound[0, :, :, j]
-    kept = torch.stack([kept.detach().amin((-2, -1)) for kept in chunk.kept]).amin(0)  # [H]
-    return (rate.amax(-1) / (limit * (1 + kept) / 2)).clamp_min(1)[:, None, None]
+            strain = chunk.writes[layer][:, j].amax(-1)  # [H]
+            if log_eta:
+                strain = strain + ahead * chunk.pushes[layer][:, j, 0]
+            reach = reach + strain[:, None] * bound[0, :, :, j]
+    n, m = (reach.amax(-1) / room).clamp_min(1), (planned / (room * MOMENTUM_SHARE)).clamp_min(1)
+    chunk.divisor, chunk.momentum_divisor = n[:, None, None], m[:, None, None]
+    if log_eta:
+        for layer, bound in enumerate(bounds):
+            own = (bound[0] @ chunk.pushes[layer]).amax((-2, -1)) / n
+            entries.append(chunk.survival[layer][:, 0, 0] * chunk.pending[:, layer] / m + own)
+        chunk.pending_now = torch.stack(entries, -1)
 
 
 def _record(chunk: _Chunk, surprise: Surprise, gates: tuple[Tensor, ...]) -> None:
@@ -171,7 +190,7 @@ def _batched(weights: list[Tensor]) -> tuple[Tensor, ...]:
 
 def _reopen(call: Call, state: MemoryState, fill: int) -> _Chunk:
     """Replays the open chunk of a state, whose gradients are known as factors."""
-    chunk = _Chunk([w[0] for w in state.weights], [s[0] for s in state.momentum])
+    chunk = _Chunk([w[0] for w in state.weights], [s[0] for s in state.momentum], state.pending[0])
     for i in range(fill):
         inputs = tuple(x[:, :, i : i + 1] for x in state.inputs)
         errors = tuple(x[:, :, i : i + 1] for x in state.errors)
@@ -198,6 +217,7 @@ def _as_state(old: MemoryState, chunk: _Chunk, position: int) -> MemoryState:
         position=torch.tensor([position]),
         weights=_batched(chunk.start),
         momentum=_batched(chunk.start_momentum),
+        pending=chunk.pending.unsqueeze(0),
         inputs=layered(chunk.inputs, old.inputs),
         errors=layered(chunk.errors, old.errors),
         slope=fill(chunk.slopes, old.slope),

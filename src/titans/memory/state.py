@@ -73,6 +73,8 @@ class MemoryState(TensorTree):
     """memory weights at the start of the open chunk, one [B, H, d_in, d_out] per memory layer"""
     momentum: tuple[Tensor, ...]
     """past surprise S at the same point; empty without momentum"""
+    pending: Tensor
+    """how much S can still move the output, per unit of error, as far as the guard knows [B, H, L]"""
     inputs: tuple[Tensor, ...]
     """open chunk: input of each memory layer [B, H, C, d_in]"""
     errors: tuple[Tensor, ...]
@@ -110,6 +112,7 @@ class MemoryState(TensorTree):
             position=torch.zeros(rows, dtype=torch.int64, device=first.device),
             weights=expanded,
             momentum=tuple(zeros(*weight.shape) for weight in weights) if momentum else (),
+            pending=zeros(heads, len(weights)),
             inputs=tuple(zeros(heads, chunk_size, weight.shape[1]) for weight in weights),
             errors=tuple(zeros(heads, chunk_size, weight.shape[2]) for weight in weights),
             slope=zeros(heads, chunk_size),
@@ -127,7 +130,7 @@ class MemoryState(TensorTree):
 
     def save(self, path: str | Path) -> None:
         """Writes the state to one safetensors file, atomically."""
-        save_tensors(path, "memory state", self.tensors(), {"depth": len(self.weights), "version": 1})
+        save_tensors(path, "memory state", self.tensors(), {"depth": len(self.weights), "version": 2})
 
     @classmethod
     def load(cls, path: str | Path) -> "MemoryState":
@@ -140,7 +143,7 @@ class MemoryState(TensorTree):
 
         try:
             groups = {name: group(name) for name in ("weights", "momentum", "inputs", "errors", "gates")}
-            single = {name: tensors[name] for name in ("position", "slope", "tail")}
+            single = {name: tensors[name] for name in ("position", "pending", "slope", "tail")}
         except KeyError as error:
             raise TitansError(f"{path} is incomplete: it has no tensor {error}") from error
         return cls(**single, **groups)  # pyright: ignore[reportArgumentType]
