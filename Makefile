@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint soak
+.PHONY: quickstart test lint soak memory-gain constant
 
 quickstart: $(STAMP)
 	$(BIN)/titans quickstart $(ARGS)
@@ -16,6 +16,12 @@ test: lint
 
 soak: $(STAMP)
 	$(BIN)/python benchmarks/soak.py
+
+memory-gain: $(STAMP)
+	$(BIN)/python benchmarks/memory_gain.py $(ARGS)
+
+constant: $(STAMP)
+	$(BIN)/python benchmarks/constant.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ from titans.memory.config import MemoryConfig
 LAYER_NORM_EPS = 0.1
 _INV_SQRT_2PI = 0.3989422804014327
 # Largest |act'|: the guard needs a true upper bound.
-_MAX_SLOPE = {"gelu": 1.1289050, "silu": 1.0998394, "relu": 1.0}
+MAX_SLOPE = {"gelu": 1.1289050, "silu": 1.0998394, "relu": 1.0}
 
 
 class Norm(NamedTuple):
@@ -134,7 +134,7 @@ class MemoryNetwork:
                 inputs = surprise.inputs[layer]
                 bounds.append((inputs @ inputs.transpose(-1, -2)).abs() * above)
                 if layer > 0:
-                    gain = squared_norm_bound(weights[layer]) * _MAX_SLOPE[self.activation] ** 2
+                    gain = squared_norm_bound(weights[layer]) * MAX_SLOPE[self.activation] ** 2
                     above = above * gain[..., None, None]
             return bounds[::-1]
 
