@@ -11,17 +11,19 @@ from titans.memory.arguments import MemoryOperation
 from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig
 from titans.memory.convolution import causal_convolution, convolution_weight, tie_keys_to_queries
+from titans.memory.kernels.native import native_titans, unsupported
 from titans.memory.layout import document_positions
 from titans.memory.networks import MemoryNetwork, Norm
 from titans.memory.recurrent import recurrent_titans
 from titans.memory.reference import reference_titans
 from titans.memory.state import MemoryState
 
-Backend = Literal["auto", "reference", "chunked", "recurrent"]
+Backend = Literal["auto", "reference", "chunked", "recurrent", "native"]
 _OPERATIONS: dict[str, MemoryOperation] = {
     "reference": reference_titans,
     "chunked": chunk_titans,
     "recurrent": recurrent_titans,
+    "native": native_titans,
 }
 # The memory begins as good as empty: what it is not yet sure of should not have to be unlearned first.
 LAST_LAYER_SCALE = 0.02
@@ -79,8 +81,9 @@ class NeuralMemory(nn.Module):
             state: what an earlier call returned; None begins a document in every row.
             mask: [B, T], 0 where a token is absent: no write, no decay, no momentum, no convolution step.
             reset: [B, T], 1 where a new document begins (ignored where the token is absent).
-            backend: "chunked" to train and to read long inputs, "recurrent" for single tokens, "reference" for the
-                definition; "auto" takes "recurrent" for one token and "chunked" otherwise.
+            backend: "chunked" to train and to read long inputs, "native" for the same in compiled code on a processor,
+                "recurrent" for single tokens, "reference" for the definition; "auto" takes "recurrent" for one token
+                and otherwise "native" where it can be had, else "chunked".
 
         Returns:
             y [B, T, dim], zero where a token is absent, and the state after the last token.
@@ -101,7 +104,7 @@ class NeuralMemory(nn.Module):
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         g, log_eta, theta = self.gates(x)
         if backend == "auto":
-            backend = "recurrent" if x.shape[1] == 1 else "chunked"
+            backend = self._fastest(x)
         if backend not in _OPERATIONS:
             raise ValueError(f"backend is {backend!r}; it must be auto, {', '.join(_OPERATIONS)}")
         reads, after = _OPERATIONS[backend](
@@ -182,6 +185,12 @@ class NeuralMemory(nn.Module):
         """Normalisation and gate before the output projection; reads [B, T, H, d], x [B, T, dim]."""
         normed = self.output_norm(reads.to(self.output_norm.weight.dtype)).flatten(-2)
         return self.project_out(normed * F.silu(self.output_gate(x)))
+
+    def _fastest(self, x: Tensor) -> Backend:
+        if x.shape[1] == 1:
+            return "recurrent"
+        config = self.config
+        return "chunked" if unsupported(x.device, config.chunk_size, config.gate_granularity) else "native"
 
     def _check(self, x: Tensor, state: MemoryState, mask: Tensor | None, reset: Tensor | None) -> None:
         if x.dim() != 3 or x.shape[-1] != self.dim:

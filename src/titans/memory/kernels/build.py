@@ -38,17 +38,20 @@ def library(precision: str) -> ctypes.CDLL:
     if not path.exists():
         _compile(command, path)
     try:
-        return ctypes.CDLL(str(path))
+        kernel = ctypes.CDLL(str(path))
     except OSError as error:
         raise BuildError(f"cannot load {path}: {error}") from error
+    kernel.run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
+    kernel.state_size.argtypes, kernel.state_size.restype = [ctypes.c_void_p], ctypes.c_int64
+    return kernel
 
 
 def _identity(command: tuple[str, ...]) -> bytes:
     """What the result depends on: source, compiler, flags and processor (code for one may not run on another)."""
     version = subprocess.run([command[0], "--version"], capture_output=True, check=False).stdout
     info = Path("/proc/cpuinfo")
-    processor = next((line for line in info.read_text().splitlines() if line.startswith(("flags", "Features"))), "") \
-        if info.exists() else platform.processor()  # fmt: skip
+    lines = info.read_text().splitlines() if info.exists() else []
+    processor = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
     return b"\0".join([SOURCE.read_bytes(), version, " ".join(command).encode(), processor.encode()])
 
 

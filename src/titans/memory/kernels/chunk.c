@@ -15,8 +15,15 @@
 #include <string.h>
 
 typedef REAL real;
-#define LANES ((long)(64 / sizeof(real)))
-typedef real V __attribute__((vector_size(64), aligned(sizeof(real)), may_alias));
+#if defined(__AVX512F__)
+#define WIDTH 64  /* bytes of a vector register */
+#elif defined(__AVX__)
+#define WIDTH 32
+#else
+#define WIDTH 16
+#endif
+#define LANES ((long)(WIDTH / sizeof(real)))
+typedef real V __attribute__((vector_size(WIDTH), aligned(sizeof(real)), may_alias));
 #define MAX_LAYERS 4
 #define LAYER_NORM_EPS ((real)0.1)
 #define INLINE static inline __attribute__((always_inline))
@@ -63,7 +70,7 @@ INLINE real sum(V v) {
 static long padded(long n) { return (n + LANES - 1) / LANES * LANES; }
 
 #if defined(SINGLE)
-typedef int32_t VI __attribute__((vector_size(64)));
+typedef int32_t VI __attribute__((vector_size(WIDTH)));
 INLINE V pick(VI where, V yes, V no) { return (V)(((VI)yes & where) | ((VI)no & ~where)); }
 /* exp by range reduction and a polynomial of degree 6; relative error 2e-7. */
 INLINE V exponential(V x) {
@@ -84,7 +91,7 @@ INLINE V normal_cdf(V z, V bell) {
     return pick(z < 0.0f, tail, 1.0f - tail);
 }
 #else
-typedef int64_t VI __attribute__((vector_size(64)));
+typedef int64_t VI __attribute__((vector_size(WIDTH)));
 INLINE V pick(VI where, V yes, V no) { return (V)(((VI)yes & where) | ((VI)no & ~where)); }
 INLINE V exponential(V x) {
     for (long i = 0; i < LANES; i++) x[i] = exp(x[i]);
@@ -121,23 +128,26 @@ INLINE void activation(long kind, V z, V *value, V *slope, V *curvature) {
 /* ---- matrix products -------------------------------------------------------------------------------------------- */
 
 /* out[m][n] = sign * sum_k a[m am + k ak] b[k][n] (+ out), for `rows` x `vectors` tiles that stay in registers. */
+#define UNROLLED _Pragma("GCC unroll 8")
 INLINE void tile(const long rows, const long vectors, real *out, long ldo, const real *a, long am, long ak,
                  const real *b, long ldb, long K, real sign, int add) {
     V acc[8][4];
-    for (long m = 0; m < rows; m++)
-        for (long v = 0; v < vectors; v++) acc[m][v] = (V){0};
+    UNROLLED for (long m = 0; m < rows; m++)
+        UNROLLED for (long v = 0; v < vectors; v++) acc[m][v] = (V){0};
     for (long k = 0; k < K; k++) {
         V x[4];
-        for (long v = 0; v < vectors; v++) x[v] = load(b + k * ldb + v * LANES);
-        for (long m = 0; m < rows; m++) {
+        UNROLLED for (long v = 0; v < vectors; v++) x[v] = load(b + k * ldb + v * LANES);
+        UNROLLED for (long m = 0; m < rows; m++) {
             V scalar = fill(a[m * am + k * ak]);
-            for (long v = 0; v < vectors; v++) acc[m][v] += scalar * x[v];
+            UNROLLED for (long v = 0; v < vectors; v++) acc[m][v] += scalar * x[v];
         }
     }
-    for (long m = 0; m < rows; m++)
-        for (long v = 0; v < vectors; v++) {
+    UNROLLED for (long m = 0; m < rows; m++)
+        UNROLLED for (long v = 0; v < vectors; v++) {
             real *to = out + m * ldo + v * LANES;
-            store(to, add ? load(to) + sign * acc[m][v] : sign * acc[m][v]);
+            V x = acc[m][v] * sign;
+            if (add) x += load(to);
+            store(to, x);
         }
 }
 
@@ -147,14 +157,16 @@ INLINE void tile(const long rows, const long vectors, real *out, long ldo, const
 #define COLUMNS(vectors, most)                                                                                        \
     for (; n + vectors * LANES <= N; n += vectors * LANES) {                                                          \
         long m = 0;                                                                                                   \
-        ROWS(vectors, most) ROWS(vectors, 4) ROWS(vectors, 1)                                                         \
+        ROWS(vectors, most) ROWS(vectors, 4) ROWS(vectors, 2) ROWS(vectors, 1)                                        \
     }
 
 static void product(real *out, long ldo, const real *a, long am, long ak, const real *b, long ldb, long M, long K,
                     long N, real sign, int add) {
     long n = 0;
-    COLUMNS(4, 6)
-    COLUMNS(2, 8)
+#if WIDTH == 64
+    COLUMNS(4, 6) /* 24 of 32 registers; the others have 16 */
+#endif
+    COLUMNS(2, 6)
     COLUMNS(1, 8)
 }
 

@@ -13,7 +13,6 @@ import logging
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,24 +29,29 @@ from titans.memory.state import MemoryState
 MAX_LAYERS, MAX_CHUNK = 4, 1024
 _ACTIVATIONS = ("gelu", "silu", "relu")
 _POINTER, _POINTERS = ctypes.c_void_p, ctypes.c_void_p * MAX_LAYERS
+_PER_ROW = ("w0", "gamma", "beta")
 _log = logging.getLogger("titans")
+
+
+def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    return [(name, kind) for name in names.split()]
 
 
 class _Arguments(ctypes.Structure):
     """`Call` of chunk.c."""
 
     _fields_ = (
-        [(name, ctypes.c_int64) for name in "B T H d hidden L C R G activation momentum norm group".split()]
-        + [(name, ctypes.c_double) for name in "limit share max_slope".split()]
-        + [(name, _POINTER) for name in "source fresh fill first q k v keep eta theta gamma beta pending".split()]
-        + [(name, _POINTER) for name in "slope_old keep_old eta_old theta_old".split()]
-        + [(name, _POINTERS) for name in "w0 w s a_old e_old".split()]
-        + [(name, _POINTER) for name in "y pending_end slope_open".split()]
-        + [(name, _POINTERS) for name in "w_end s_end a_open e_open".split()]
-        + [(name, _POINTER) for name in "starts divisors dy".split()]
-        + [(name, _POINTERS) for name in "dw_end ds_end da_open de_open".split()]
-        + [(name, _POINTER) for name in "dq dk dv dkeep deta dtheta dgamma dbeta dkeep_old deta_old dtheta_old".split()]
-        + [(name, _POINTERS) for name in "dw0 dw ds da_old de_old".split()]
+        *_fields(ctypes.c_int64, "B T H d hidden L C R G activation momentum norm group"),
+        *_fields(ctypes.c_double, "limit share max_slope"),
+        *_fields(_POINTER, "source fresh fill first q k v keep eta theta gamma beta pending"),
+        *_fields(_POINTER, "slope_old keep_old eta_old theta_old"),
+        *_fields(_POINTERS, "w0 w s a_old e_old"),
+        *_fields(_POINTER, "y pending_end slope_open"),
+        *_fields(_POINTERS, "w_end s_end a_open e_open"),
+        *_fields(_POINTER, "starts divisors dy"),
+        *_fields(_POINTERS, "dw_end ds_end da_open de_open"),
+        *_fields(_POINTER, "dq dk dv dkeep deta dtheta dgamma dbeta dkeep_old deta_old dtheta_old"),
+        *_fields(_POINTERS, "dw0 dw ds da_old de_old"),
     )
 
 
@@ -95,10 +99,9 @@ def _native_titans(call: Call) -> tuple[Tensor, MemoryState]:
     )
     tensors = tuple(None if x is None else x.contiguous() for x in tensors)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    results = list(_Native.apply(shape, state.pending, state.slope, differentiable, *tensors))  # pyright: ignore
-    y, pending, slope = results[:3]
-    per_layer = [tuple(results[i : i + network.depth]) for i in range(3, len(results), network.depth)]
-    weights, *momentum, inputs, errors = per_layer
+    results = _Native.apply(shape, differentiable, *tensors)  # pyright: ignore[reportArgumentType]
+    y, pending, slope, *layered = results
+    weights, *momentum, inputs, errors = _layers(layered, network.depth)
     return y, state.replace(
         position=plan.end,
         weights=weights,
@@ -149,119 +152,117 @@ def _open_chunk(call: Call, plan: Layout) -> Gates:
     return call.gates.merge(_open_gates(state), pick)
 
 
-@dataclass
 class _Shape:
-    """What the kernel must know besides the tensors."""
+    """What the kernel must know besides the tensors that have gradients."""
 
     def __init__(self, call: Call, plan: Layout, num_gates: int) -> None:
         rows, length, heads, head_dim = call.q.shape
-        self.depth, self.num_rounds = call.network.depth, plan.num_rounds
-        self.chunk_size, self.num_gates = plan.unit, num_gates
-        self.momentum = call.gates.log_eta is not None
-        self.norm = call.norm is not None
-        self.sizes = dict(
-            B=rows, T=length, H=heads, d=head_dim, hidden=call.network.layer_dims[-1][0], L=self.depth, C=plan.unit,
-            R=plan.num_rounds, G=num_gates, activation=_ACTIVATIONS.index(call.network.activation),
-            momentum=self.momentum, norm=self.norm, group=max(1, math.isqrt(plan.num_rounds)),
-            limit=call.guard_limit or 0.0, share=MOMENTUM_SHARE, max_slope=MAX_SLOPE[call.network.activation],
-        )  # fmt: skip
-        self.source = None if plan.source is None else plan.source.contiguous()
-        self.fresh = None if plan.fresh is None else plan.fresh.to(torch.uint8).contiguous()
-        position = call.state.position
-        self.fill = (position % plan.unit).contiguous() if plan.old is not None else torch.zeros_like(position)
-        self.first = torch.zeros_like(position) if plan.old is None else plan.old.any(-1).int().argmax(0)
+        network, position = call.network, call.state.position
+        self.depth, self.momentum = network.depth, call.gates.log_eta is not None
+        self.sizes = {
+            "B": rows,
+            "T": length,
+            "H": heads,
+            "d": head_dim,
+            "hidden": network.layer_dims[-1][0],
+            "L": self.depth,
+            "C": plan.unit,
+            "R": plan.num_rounds,
+            "G": num_gates,
+            "activation": _ACTIVATIONS.index(network.activation),
+            "momentum": self.momentum,
+            "norm": call.norm is not None,
+            "group": max(1, math.isqrt(plan.num_rounds)),
+            "limit": call.guard_limit or 0.0,
+            "share": MOMENTUM_SHARE,
+            "max_slope": MAX_SLOPE[network.activation],
+        }
+        none = torch.zeros_like(position)
+        self.plan: dict[str, Tensor | None] = {
+            "source": None if plan.source is None else plan.source.contiguous(),
+            "fresh": None if plan.fresh is None else plan.fresh.to(torch.uint8).contiguous(),
+            "fill": none if plan.old is None else (position % plan.unit).contiguous(),
+            "first": none if plan.old is None else plan.old.any(-1).int().argmax(0),
+        }
+        self.pending, self.slope = call.state.pending.contiguous(), call.state.slope.contiguous()
 
-    def arguments(self, **tensors: Tensor | None | Sequence[Tensor]) -> _Arguments:
-        """The kernel's arguments; a sequence has one tensor per memory layer."""
+    def arguments(self, **tensors: Any) -> _Arguments:
+        """The kernel's arguments: tensors, a sequence of one per memory layer, or None."""
         arguments = _Arguments(**self.sizes)
-        tensors |= {"source": self.source, "fresh": self.fresh, "fill": self.fill, "first": self.first}
+        tensors |= self.plan | {"pending": self.pending, "slope_old": self.slope}
         for name, value in tensors.items():
             if isinstance(value, Tensor):
                 setattr(arguments, name, value.data_ptr())
             elif value is not None:
                 setattr(arguments, name, _POINTERS(*(x.data_ptr() for x in value)))
+        arguments.owners = tensors  # pointers do not keep a tensor alive
         return arguments
 
     def name(self, tensors: Sequence[Tensor | None]) -> dict[str, Any]:
-        """The differentiable arguments by their names in the kernel."""
-        single = ("q", "k", "v", "keep", "eta", "theta", "gamma", "beta", "keep_old", "eta_old", "theta_old")
-        layered = ("w0", "w", "s", "a_old", "e_old") if self.momentum else ("w0", "w", "a_old", "e_old")
-        rest = tensors[len(single) :]
-        groups = [rest[i : i + self.depth] for i in range(0, len(rest), self.depth)]
-        return dict(zip(single, tensors, strict=False)) | dict(zip(layered, groups, strict=True))
+        """The arguments that have gradients by their names in the kernel; tuples of one per memory layer."""
+        single = ["q", "k", "v", "keep", "eta", "theta", "gamma", "beta", "keep_old", "eta_old", "theta_old"]
+        layered = ["w0", "w", "s", "a_old", "e_old"] if self.momentum else ["w0", "w", "a_old", "e_old"]
+        groups = _layers(tensors[len(single) :], self.depth)
+        return {**dict(zip(single, tensors, strict=False)), **dict(zip(layered, groups, strict=True))}
+
+
+def _layers(tensors: Sequence[Any], depth: int) -> list[tuple[Any, ...]]:
+    """Cut into groups of one tensor per memory layer."""
+    return [tuple(tensors[i : i + depth]) for i in range(0, len(tensors), depth)]
 
 
 class _Native(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, shape: _Shape, pending: Tensor, slope: Tensor, differentiable: bool, *tensors: Tensor | None
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, shape: _Shape, differentiable: bool, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         named = shape.name(tensors)
-        q, weights = named["q"], named["w"]
-        inner = library(str(q.dtype).removeprefix("torch."))
-        absent = shape.source is not None  # tokens that are not there are not written
-        y = torch.zeros_like(q) if absent else torch.empty_like(q)
-        w_end = [torch.empty_like(x) for x in weights]
-        s_end = [torch.empty_like(x) for x in named.get("s", ())]
-        a_open, e_open = ([torch.zeros_like(x) for x in named[name]] for name in ("a_old", "e_old"))
-        pending_end, slope_open = torch.empty_like(pending, memory_format=torch.contiguous_format), torch.zeros_like(
-            slope, memory_format=torch.contiguous_format
-        )
-        starts = divisors = None
+        q: Tensor = named["q"]
+        kernel = library(str(q.dtype).removeprefix("torch."))
+        results = {
+            "y": torch.zeros_like(q),  # absent tokens are not written
+            "pending_end": torch.empty_like(shape.pending),
+            "slope_open": torch.zeros_like(shape.slope),
+            "w_end": [torch.empty_like(x) for x in named["w"]],
+            "s_end": [torch.empty_like(x) for x in named["s"]] if shape.momentum else None,
+            "a_open": [torch.zeros_like(x) for x in named["a_old"]],
+            "e_open": [torch.zeros_like(x) for x in named["e_old"]],
+        }
+        kept = {}
         if differentiable:
-            jobs, group = q.shape[0] * q.shape[2], shape.sizes["group"]
-            sized = shape.arguments()
-            inner.state_size.restype = ctypes.c_int64
-            size = inner.state_size(ctypes.byref(sized))
-            starts = q.new_empty(jobs, -(-shape.num_rounds // group), size)
-            divisors = q.new_empty(jobs, shape.num_rounds, 2, shape.chunk_size)
-        arguments = shape.arguments(
-            **named, pending=pending.contiguous(), slope_old=slope.contiguous(), y=y, pending_end=pending_end,
-            slope_open=slope_open, w_end=w_end, s_end=s_end or None, a_open=a_open, e_open=e_open, starts=starts,
-            divisors=divisors,
-        )  # fmt: skip
-        _run(inner, arguments, backward=False)
-        ctx.shape, ctx.starts, ctx.divisors = shape, starts, divisors
-        ctx.save_for_backward(slope.contiguous(), *tensors)
-        ctx.mark_non_differentiable(pending_end, slope_open)
-        return y, pending_end, slope_open, *w_end, *s_end, *a_open, *e_open
+            jobs, rounds, group = q.shape[0] * q.shape[2], shape.sizes["R"], shape.sizes["group"]
+            size = kernel.state_size(ctypes.byref(shape.arguments()))
+            kept["starts"] = q.new_empty(jobs, -(-rounds // group), size)
+            kept["divisors"] = q.new_empty(jobs, rounds, 2, shape.sizes["C"])
+        _run(kernel, shape.arguments(**named, **results, **kept), backward=False)
+        ctx.shape, ctx.kept = shape, kept
+        ctx.save_for_backward(*tensors)
+        y, pending, slope, *layered = results.values()
+        ctx.mark_non_differentiable(pending, slope)
+        return y, pending, slope, *(x for group in layered if group is not None for x in group)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dy: Tensor, _: Tensor, __: Tensor, *ends: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, dy: Tensor, *ends: Tensor) -> tuple[Tensor | None, ...]:
         shape: _Shape = ctx.shape
-        slope, *tensors = ctx.saved_tensors
-        named = shape.name(tensors)
-        inner = library(str(dy.dtype).removeprefix("torch."))
-        ends = tuple(x.contiguous() for x in ends)
-        dw_end, *ds_end, da_open, de_open = (
-            ends[i : i + shape.depth] for i in range(0, len(ends), shape.depth)
-        )  # fmt: skip
-        rows, heads = dy.shape[0], dy.shape[2]
+        named = shape.name(ctx.saved_tensors)
+        names = ["dw_end", "ds_end", "da_open", "de_open"] if shape.momentum else ["dw_end", "da_open", "de_open"]
+        given = dict(zip(names, _layers([x.contiguous() for x in ends[2:]], shape.depth), strict=True))
 
-        def like(x: Tensor | None, name: str) -> Tensor | None:
-            """Room for a gradient; those of parameters get one per row."""
-            if x is None:
-                return None
-            per_row = name in ("w0", "gamma", "beta")
-            return torch.zeros((rows, *x.shape) if per_row else x.shape, dtype=x.dtype)
+        def room(name: str, x: Any) -> Any:
+            """For a gradient; those of parameters get one per row."""
+            if x is None or isinstance(x, tuple):
+                return None if x is None else tuple(room(name, part) for part in x)
+            rows = (len(dy),) if name in _PER_ROW else ()
+            return x.new_zeros(*rows, *x.shape)
 
-        gradients = {
-            name: tuple(like(x, name) for x in value) if isinstance(value, tuple | list) else like(value, name)
-            for name, value in named.items()
-        }
-        arguments = shape.arguments(
-            **named, pending=slope.new_zeros(rows, heads, shape.depth), slope_old=slope, starts=ctx.starts,
-            divisors=ctx.divisors, dy=dy.contiguous(), dw_end=dw_end, ds_end=ds_end[0] if ds_end else None,
-            da_open=da_open, de_open=de_open, **{f"d{name}": value for name, value in gradients.items()},
-        )  # fmt: skip
-        _run(inner, arguments, backward=True)
-        for name in ("gamma", "beta"):
-            if gradients[name] is not None:
-                gradients[name] = gradients[name].sum(0)
-        gradients["w0"] = tuple(x.sum(0) for x in gradients["w0"])
-        flat = [x for value in gradients.values() for x in (value if isinstance(value, tuple) else (value,))]
-        return None, None, None, None, *flat
+        gradients = {name: room(name, x) for name, x in named.items()}
+        found = {f"d{name}": x for name, x in gradients.items()}
+        arguments = shape.arguments(**named, **ctx.kept, dy=dy.contiguous(), **given, **found)
+        _run(library(str(dy.dtype).removeprefix("torch.")), arguments, backward=True)
+        flat = []
+        for name, value in gradients.items():
+            parts = value if isinstance(value, tuple) else (value,)
+            flat += [x.sum(0) if x is not None and name in _PER_ROW else x for x in parts]
+        return None, None, *flat
 
 
 def _run(inner: ctypes.CDLL, arguments: _Arguments, *, backward: bool) -> None:
@@ -271,8 +272,7 @@ def _run(inner: ctypes.CDLL, arguments: _Arguments, *, backward: bool) -> None:
     bounds = [jobs * i // threads for i in range(threads + 1)]
 
     def part(i: int) -> int:
-        begin, end = ctypes.c_int64(bounds[i]), ctypes.c_int64(bounds[i + 1])
-        return inner.run(ctypes.byref(arguments), begin, end, ctypes.c_int(backward))
+        return inner.run(ctypes.byref(arguments), bounds[i], bounds[i + 1], int(backward))
 
     results = [part(0)] if threads == 1 else list(_pool(threads).map(part, range(threads)))
     if any(results):

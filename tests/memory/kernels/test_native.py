@@ -1,0 +1,118 @@
+"""The compiled form equals the dual form, and says so where it cannot be used."""
+
+import ctypes
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from titans.memory import MemoryConfig, NeuralMemory, chunk_titans
+from titans.memory.kernels import build
+from titans.memory.kernels.native import native_titans, unsupported
+
+
+def test_equals_the_dual_form(case, new_problem, answer, equal):
+    problem = new_problem(case)
+    if case.gates == "channel":
+        with pytest.raises(ValueError, match="no channel-wise forgetting; chunk_titans can"):
+            answer(native_titans, problem)
+    else:
+        equal(answer(native_titans, problem), answer(chunk_titans, problem), 1e-10)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+@pytest.mark.parametrize("head_dim", [3, 8, 20])
+def test_any_width_and_unequal_documents(depth, heads, head_dim, new_case, new_problem, answer, equal):
+    case = new_case(45, 8, depth=depth, heads=heads, head_dim=head_dim, rows=3, before=11, flags=True)
+    problem = new_problem(case)
+    equal(answer(native_titans, problem), answer(chunk_titans, problem), 1e-10)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "silu", "relu"])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_single_precision_is_close_to_double(depth, activation, new_case, new_problem, answer):
+    problem = new_problem(new_case(100, 16, depth=depth, activation=activation, head_dim=16, heads=3, before=5))
+    single = problem.float()
+    for x in (single.q, single.k, single.v, single.g, single.log_eta, single.theta, *single.weights):
+        x.requires_grad_()
+    expected = answer(native_titans, problem)
+    for name, got in answer(native_titans, single).items():
+        want = expected[name]
+        if not want.numel():
+            continue
+        assert (got - want).abs().max() <= 1e-4 * want.abs().max().clamp_min(1e-3), name
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_number_of_threads_changes_nothing(threads, new_case, new_problem, answer):
+    problem = new_problem(new_case(40, 16, rows=2, heads=3))
+    before = torch.get_num_threads()
+    expected = answer(native_titans, problem)
+    try:
+        torch.set_num_threads(threads)
+        found = answer(native_titans, problem)
+    finally:
+        torch.set_num_threads(before)
+    for name, x in expected.items():
+        assert torch.equal(found[name], x), name
+
+
+def test_the_layer_takes_it_by_itself_and_gives_the_same():
+    memory, x = NeuralMemory(32, MemoryConfig(num_heads=2)), torch.randn(2, 50, 32)
+    assert unsupported(x.device, 16, "head") is None
+    y, state = memory(x)
+    native, _ = memory(x, backend="native")
+    chunked, after = memory(x, backend="chunked")
+    assert torch.equal(y, native)
+    torch.testing.assert_close(y, chunked, rtol=1e-4, atol=1e-5)
+    for a, b in zip(state.tensors().values(), after.tensors().values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_nothing_is_kept_without_gradients(new_case, new_problem, run):
+    problem = new_problem(new_case(40, 16))
+    with torch.no_grad():
+        y, _ = run(native_titans, problem)
+    assert y.grad_fn is None
+
+
+@pytest.mark.parametrize(
+    ("compiler", "words"),
+    [("no-such-compiler", "there is no C compiler"), ("false", "failed")],
+    ids=["absent", "broken"],
+)
+def test_without_a_compiler_the_dual_form_takes_over(compiler, words, tmp_path):
+    program = """
+import logging, torch
+from titans.memory import MemoryConfig, NeuralMemory
+logging.basicConfig()
+memory = NeuralMemory(16, MemoryConfig(num_heads=2))
+for _ in range(2):
+    memory(torch.randn(1, 9, 16))
+print(memory._fastest(torch.randn(1, 9, 16)))
+"""
+    environment = {"CC": compiler, "XDG_CACHE_HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "chunked"
+    assert done.stderr.count(words) == 1
+    assert done.stderr.count("a slower form takes its place") == 1
+
+
+def test_the_result_of_compiling_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for _ in range(2):
+        build.library.cache_clear()
+        assert isinstance(build.library("float64"), ctypes.CDLL)
+    build.library.cache_clear()
+    assert len(list((tmp_path / "titans").iterdir())) == 1
+
+
+def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
+    blocked = tmp_path / "file"
+    blocked.write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
+    build.library.cache_clear()
+    assert isinstance(build.library("float32"), ctypes.CDLL)
+    build.library.cache_clear()
