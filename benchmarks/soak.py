@@ -1,8 +1,8 @@
 """A million tokens of the worst inputs through the memory: is everything finite, and how large does it get?
 
-Every combination of input (constant, two alternating keys, a repeated chunk, random, positive as after SiLU, one-hot)
-and gates (theta_raw = 1 with eta 0.999 and 0, alpha 1e-7 and 0.999) is a row of one batch; d = 16, values of standard
-deviation 1 or constant 3, default guard.
+Every combination of input (constant, two alternating keys, a repeated chunk, random, positive as after SiLU, one-hot,
+two keys that take turns for 300 tokens each) and gates (theta_raw = 1; eta 0.999, 0, swinging and random; alpha 1e-7
+and 0.999) is a row of one batch; d = 16, values of standard deviation 1 or constant 1 or 3, default guard.
 
     python benchmarks/soak.py --tokens 1000000 --out docs/results/soak.json
 """
@@ -20,10 +20,11 @@ import torch.nn.functional as F
 
 from titans.cli.findings import machine
 from titans.files import write_json
-from titans.memory import MemoryNetwork, Norm, chunk_titans
+from titans.memory import MemoryNetwork, Norm, native_titans
 
-INPUTS = ("constant", "alternating", "repeated", "random", "positive", "one-hot")
-GATES = tuple(itertools.product((0.999, 0.0), (1e-7, 0.999)))  # eta, alpha
+INPUTS = ("constant", "alternating", "repeated", "random", "positive", "one-hot", "turns")
+ETAS = ("0.999", "0", "swings", "random")  # swings: 0.999 for 60 tokens, 0.5 for 4; random: sigmoid(4 randn + 2)
+GATES = tuple(itertools.product(ETAS, (1e-7, 0.999)))  # eta, alpha
 D, PIECE = 16, 4096
 
 
@@ -45,7 +46,18 @@ def keys_and_values(
         k = F.silu(k)
     elif kind == "one-hot":
         k = torch.eye(D)[torch.arange(length) % D]
+    elif kind == "turns":
+        k, v = torch.eye(D)[torch.arange(length) // 300 % 2], torch.ones(length, D)
     return F.normalize(k, dim=-1), v
+
+
+def etas(kind: str, length: int, generator: torch.Generator) -> torch.Tensor:
+    """eta [length] of one kind."""
+    if kind == "swings":
+        return torch.where(torch.arange(length) % 64 < 60, 0.999, 0.5)
+    if kind == "random":
+        return torch.sigmoid(4 * torch.randn(length, generator=generator) + 2)
+    return torch.full((length,), float(kind))
 
 
 def soak(tokens: int, chunk: int, depth: int, dtype: torch.dtype) -> dict:
@@ -55,11 +67,8 @@ def soak(tokens: int, chunk: int, depth: int, dtype: torch.dtype) -> dict:
     network = MemoryNetwork(D, depth, 4)
     weights = tuple(torch.randn(1, a, b) / math.sqrt(a) for a, b in network.layer_dims)
     norm = Norm(torch.full((1, D), 0.5), torch.zeros(1, D)) if depth > 1 else None
-    eta = torch.tensor([gates[0] for _, gates in rows])[:, None, None]
     alpha = torch.tensor([gates[1] for _, gates in rows])[:, None, None]
-    shape = (len(rows), PIECE, 1)
-    log_eta, g = eta.log().expand(shape), torch.log1p(-alpha).expand(shape)
-    theta = (1 - eta).expand(shape)
+    g = torch.log1p(-alpha).expand(len(rows), PIECE, 1)
     generator = torch.Generator().manual_seed(0)
     largest = {kind: {"output": 0.0, "weight": 0.0} for kind in INPUTS}
     state, begun = None, time.perf_counter()
@@ -67,8 +76,9 @@ def soak(tokens: int, chunk: int, depth: int, dtype: torch.dtype) -> dict:
         for _ in range(-(-tokens // PIECE)):
             pairs = [keys_and_values(kind, PIECE, chunk, generator) for kind, _ in rows]
             k, v = (torch.stack(x).unsqueeze(2).to(dtype) for x in zip(*pairs, strict=True))
-            y, state = chunk_titans(
-                k, k, v, g, log_eta, theta, weights, norm,
+            eta = torch.stack([etas(gates[0], PIECE, generator) for _, gates in rows]).unsqueeze(-1)
+            y, state = native_titans(
+                k, k, v, g, eta.log(), 1 - eta, weights, norm,
                 chunk_size=chunk, initial_state=state, output_final_state=True,
             )  # fmt: skip
             assert state is not None
@@ -96,7 +106,6 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=1_000_000)
     parser.add_argument("--out", type=Path, default=Path("docs/results/soak.json"))
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
     results = []
     for depth, chunk, dtype in itertools.product((1, 2, 3), (16, 64), (torch.float32, torch.bfloat16)):
         results.append(soak(arguments.tokens, chunk, depth, dtype))

@@ -1,7 +1,8 @@
-"""The neural memory: definition (`reference`), dual form (`chunked`), one-token form (`recurrent`), and the layer."""
+"""The neural memory: definition (`reference`), dual form (`chunked`; `native` in C), one-token form, and the layer."""
 
 from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig
+from titans.memory.kernels.native import native_titans
 from titans.memory.layer import NeuralMemory
 from titans.memory.networks import MemoryNetwork, Norm
 from titans.memory.recurrent import recurrent_titans
@@ -15,6 +16,7 @@ __all__ = [
     "NeuralMemory",
     "Norm",
     "chunk_titans",
+    "native_titans",
     "recurrent_titans",
     "reference_titans",
 ]

@@ -1,8 +1,10 @@
 """Causal depthwise convolution over the present tokens of each document, with its past carried as a value."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titans.memory.kernels.short_convolution import native_convolution, supported
 from titans.memory.layout import compact, take
 
 
@@ -25,6 +27,17 @@ def tie_keys_to_queries(projection: nn.Linear) -> None:
         projection.weight[dim : 2 * dim] = projection.weight[:dim]
 
 
+def _convolve(joined: Tensor, weight: Tensor, position: Tensor | None) -> Tensor:
+    """The sum over the taps; joined: [B, size - 1 + T, channels]."""
+    size = weight.shape[1]
+    past, length = size - 1, joined.shape[1] - size + 1
+    y = joined[:, past:] * weight[:, 0]
+    for j in range(1, size):
+        tap = joined[:, past - j : past - j + length] * weight[:, j]
+        y = y + (tap if position is None else tap * (position >= j).unsqueeze(-1))
+    return y
+
+
 def causal_convolution(
     x: Tensor,
     weight: Tensor,
@@ -32,8 +45,10 @@ def causal_convolution(
     position: Tensor,
     mask: Tensor | None = None,
     reset: Tensor | None = None,
+    *,
+    silu: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """One call of a stream: y_t = sum_j weight[:, j] x_{t-j} over the last tokens of the same document.
+    """One call of a stream: y_t = sum_j weight[:, j] x_{t-j} over the last tokens of the same document, then SiLU.
 
     x: [B, T, channels]; weight: [channels, size]; tail: the last size - 1 inputs [B, size - 1, channels], zero before
     the document's start; position: of each token in its document [B, T]; mask, reset: [B, T] bool as in `NeuralMemory`.
@@ -46,11 +61,14 @@ def causal_convolution(
         source, target, count = compact(mask)
         x, position = take(x, source), take(position, source)
         reset = None if reset is None else take(reset & mask, source)
-    joined = torch.cat([tail, x.to(tail.dtype)], 1)
-    y = joined[:, past:] * weight[:, 0]
-    for j in range(1, size):
-        tap = joined[:, past - j : past - j + length] * weight[:, j]
-        y = y + (tap if reset is None else tap * (position >= j).unsqueeze(-1))
+    x = x.to(tail.dtype)
+    if supported(x, weight):
+        y = native_convolution(x, weight.to(x.dtype), tail, None if reset is None else position, silu)
+        joined = torch.cat([tail, x[:, max(0, length - past) :]], 1) if mask is None else torch.cat([tail, x], 1)
+    else:
+        joined = torch.cat([tail, x], 1)
+        y = _convolve(joined, weight, None if reset is None else position)
+        y = F.silu(y) if silu else y
     y = y if target is None else take(y, target)
     if past == 0:
         return y, tail

@@ -100,7 +100,7 @@ class NeuralMemory(nn.Module):
         position = document_positions(state.position, x.shape[1], mask, reset)
 
         qkv, tail = self._convolve(self.project_qkv(x), self.conv_weight, state.tail, position, mask, reset)
-        q, k, v = F.silu(qkv).unflatten(-1, (3, self.config.num_heads, -1)).unbind(2)  # [B, T, H, d]
+        q, k, v = qkv.unflatten(-1, (3, self.config.num_heads, -1)).unbind(2)  # [B, T, H, d]
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         g, log_eta, theta = self.gates(x)
         if backend == "auto":
@@ -154,7 +154,7 @@ class NeuralMemory(nn.Module):
         weight = None if self.conv_weight is None else self.conv_weight[: self.dim]
         projected = F.linear(x, self.project_qkv.weight[: self.dim])
         q, tail = self._convolve(projected, weight, tail, position, mask, reset)
-        return F.normalize(F.silu(q).unflatten(-1, (self.config.num_heads, -1)), dim=-1), tail
+        return F.normalize(q.unflatten(-1, (self.config.num_heads, -1)), dim=-1), tail
 
     def recall(self, queries: Tensor, x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """M*(q): reads with given weights [B, H, d_in, d_out], writes nothing; x [B, T, dim] drives the output gate."""
@@ -171,9 +171,10 @@ class NeuralMemory(nn.Module):
         mask: Tensor | None,
         reset: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
+        """Convolution and SiLU, and the convolution's new tail."""
         if weight is None:
-            return x.to(tail.dtype), tail
-        return causal_convolution(x, weight, tail, position, mask, reset)
+            return F.silu(x.to(tail.dtype)), tail
+        return causal_convolution(x, weight, tail, position, mask, reset, silu=True)
 
     def _norm(self) -> Norm | None:
         if self.norm_weight is None or self.norm_bias is None:

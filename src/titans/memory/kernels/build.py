@@ -1,21 +1,27 @@
-"""Compiles chunk.c with the machine's C compiler, once per machine and version, and loads it.
+"""Compiles the C kernels with the machine's compiler, once per machine and version, loads and runs them.
 
-The result lies in `$XDG_CACHE_HOME/titans` (`~/.cache/titans`), named by everything it depends on.
+The results lie in `$XDG_CACHE_HOME/titans` (`~/.cache/titans`), named by everything they depend on.
 """
 
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-SOURCE = Path(__file__).with_name("chunk.c")
+import torch
+
+_FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-w")
-_TYPES = {"float32": ("-DREAL=float", "-DSINGLE"), "float64": ("-DREAL=double",)}
+_TYPES = {torch.float32: ("-DREAL=float", "-DSINGLE"), torch.float64: ("-DREAL=double",)}
+_log = logging.getLogger("titans")
 
 
 class BuildError(Exception):
@@ -23,8 +29,8 @@ class BuildError(Exception):
 
 
 @functools.cache
-def library(precision: str) -> ctypes.CDLL:
-    """The compiled kernel for "float32" or "float64".
+def library(name: str, dtype: torch.dtype) -> ctypes.CDLL:
+    """The compiled kernel of NAME.c for float32 or float64.
 
     Raises:
         BuildError: there is no C compiler, or it fails.
@@ -32,9 +38,8 @@ def library(precision: str) -> ctypes.CDLL:
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         raise BuildError("there is no C compiler: install gcc or clang, or name one in CC")
-    command = (compiler, *_FLAGS, *_TYPES[precision])
-    name = f"chunk-{hashlib.sha256(_identity(command)).hexdigest()[:16]}.so"
-    path = _cache() / name
+    command = (compiler, *_FLAGS, *_TYPES[dtype], str(_FOLDER / f"{name}.c"))
+    path = _cache() / f"{name}-{hashlib.sha256(_identity(command)).hexdigest()[:16]}.so"
     if not path.exists():
         _compile(command, path)
     try:
@@ -42,8 +47,44 @@ def library(precision: str) -> ctypes.CDLL:
     except OSError as error:
         raise BuildError(f"cannot load {path}: {error}") from error
     kernel.run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
-    kernel.state_size.argtypes, kernel.state_size.restype = [ctypes.c_void_p], ctypes.c_int64
     return kernel
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why no kernel can be used on this machine, or None; the first call says so in the log as well."""
+    try:
+        library("chunk", torch.float32)
+    except BuildError as error:
+        _log.warning("the compiled kernels are not used, a slower form takes their place: %s", error)
+        return str(error)
+    return None
+
+
+def fields(kind: Any, names: str) -> list[tuple[str, Any]]:
+    """Fields of a ctypes.Structure that are of one kind."""
+    return [(name, kind) for name in names.split()]
+
+
+def run_in_threads(kernel: ctypes.CDLL, arguments: ctypes.Structure, jobs: int, *, backward: bool) -> None:
+    """Shares independent jobs out over torch's threads; the interpreter's lock is released inside.
+
+    Raises:
+        MemoryError: there is no memory for the kernel's buffers.
+    """
+    threads = max(1, min(torch.get_num_threads(), jobs))
+    bounds = [jobs * i // threads for i in range(threads + 1)]
+
+    def part(i: int) -> int:
+        return kernel.run(ctypes.byref(arguments), bounds[i], bounds[i + 1], int(backward))
+
+    if any([part(0)] if threads == 1 else list(_pool(threads).map(part, range(threads)))):
+        raise MemoryError("out of memory in a kernel: use shorter sequences, fewer rows or a smaller memory")
+
+
+@functools.lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="titans")
 
 
 def _identity(command: tuple[str, ...]) -> bytes:
@@ -52,7 +93,14 @@ def _identity(command: tuple[str, ...]) -> bytes:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     processor = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    return b"\0".join([SOURCE.read_bytes(), version, " ".join(command).encode(), processor.encode()])
+    return b"\0".join(
+        [
+            *(path.read_bytes() for path in sorted(_FOLDER.glob("*.[ch]"))),
+            version,
+            " ".join(command).encode(),
+            processor.encode(),
+        ]
+    )
 
 
 def _cache() -> Path:
@@ -69,7 +117,8 @@ def _compile(command: tuple[str, ...], path: Path) -> None:
     """Compiles to a temporary file and moves it into place, so that processes may do it at the same time."""
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         result = Path(folder) / path.name
-        done = subprocess.run([*command, "-o", result, SOURCE, "-lm"], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, "-o", result, "-lm"], capture_output=True, text=True, check=False)
         if done.returncode:
-            raise BuildError(f"{' '.join(command)} failed: {done.stderr.strip().splitlines()[-1:]}")
+            words = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-200:])
+            raise BuildError(f"{' '.join(command)} failed: {words}")
         os.replace(result, path)

@@ -8,11 +8,8 @@ Letters: B rows, T tokens, H heads, d head dimension, L memory layers, C chunk l
 """
 
 import ctypes
-import functools
-import logging
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -21,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from titans.memory.arguments import Call, memory_operation
 from titans.memory.gates import MOMENTUM_SHARE, Gates
-from titans.memory.kernels.build import BuildError, library
+from titans.memory.kernels.build import fields, library, run_in_threads, unavailable
 from titans.memory.layout import Layout, layout, take
 from titans.memory.networks import MAX_SLOPE
 from titans.memory.state import MemoryState
@@ -30,28 +27,23 @@ MAX_LAYERS, MAX_CHUNK = 4, 1024
 _ACTIVATIONS = ("gelu", "silu", "relu")
 _POINTER, _POINTERS = ctypes.c_void_p, ctypes.c_void_p * MAX_LAYERS
 _PER_ROW = ("w0", "gamma", "beta")
-_log = logging.getLogger("titans")
-
-
-def _fields(kind: Any, names: str) -> list[tuple[str, Any]]:
-    return [(name, kind) for name in names.split()]
 
 
 class _Arguments(ctypes.Structure):
     """`Call` of chunk.c."""
 
     _fields_ = (
-        *_fields(ctypes.c_int64, "B T H d hidden L C R G activation momentum norm group"),
-        *_fields(ctypes.c_double, "limit share max_slope"),
-        *_fields(_POINTER, "source fresh fill first q k v keep eta theta gamma beta pending"),
-        *_fields(_POINTER, "slope_old keep_old eta_old theta_old"),
-        *_fields(_POINTERS, "w0 w s a_old e_old"),
-        *_fields(_POINTER, "y pending_end slope_open"),
-        *_fields(_POINTERS, "w_end s_end a_open e_open"),
-        *_fields(_POINTER, "starts divisors dy"),
-        *_fields(_POINTERS, "dw_end ds_end da_open de_open"),
-        *_fields(_POINTER, "dq dk dv dkeep deta dtheta dgamma dbeta dkeep_old deta_old dtheta_old"),
-        *_fields(_POINTERS, "dw0 dw ds da_old de_old"),
+        *fields(ctypes.c_int64, "B T H d hidden L C R G activation momentum norm group"),
+        *fields(ctypes.c_double, "limit share max_slope"),
+        *fields(_POINTER, "source fresh fill first q k v keep eta theta gamma beta pending"),
+        *fields(_POINTER, "slope_old keep_old eta_old theta_old"),
+        *fields(_POINTERS, "w0 w s a_old e_old"),
+        *fields(_POINTER, "y pending_end slope_open"),
+        *fields(_POINTERS, "w_end s_end a_open e_open"),
+        *fields(_POINTER, "starts divisors dy"),
+        *fields(_POINTERS, "dw_end ds_end da_open de_open"),
+        *fields(_POINTER, "dq dk dv dkeep deta dtheta dgamma dbeta dkeep_old deta_old dtheta_old"),
+        *fields(_POINTERS, "dw0 dw ds da_old de_old"),
     )
 
 
@@ -63,17 +55,7 @@ def unsupported(device: torch.device, chunk_size: int, granularity: str) -> str 
         return "it has no channel-wise forgetting"
     if chunk_size > MAX_CHUNK:
         return f"chunk_size is above {MAX_CHUNK}"
-    return _build_failure()
-
-
-@functools.cache
-def _build_failure() -> str | None:
-    try:
-        library("float32")
-    except BuildError as error:
-        _log.warning("the fast memory kernel is not used, a slower form takes its place: %s", error)
-        return str(error)
-    return None
+    return unavailable()
 
 
 def _native_titans(call: Call) -> tuple[Tensor, MemoryState]:
@@ -216,7 +198,7 @@ class _Native(torch.autograd.Function):
     def forward(ctx: Any, shape: _Shape, differentiable: bool, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         named = shape.name(tensors)
         q: Tensor = named["q"]
-        kernel = library(str(q.dtype).removeprefix("torch."))
+        kernel = library("chunk", q.dtype)
         results = {
             "y": torch.zeros_like(q),  # absent tokens are not written
             "pending_end": torch.empty_like(shape.pending),
@@ -226,13 +208,14 @@ class _Native(torch.autograd.Function):
             "a_open": [torch.zeros_like(x) for x in named["a_old"]],
             "e_open": [torch.zeros_like(x) for x in named["e_old"]],
         }
-        kept = {}
+        kept, jobs = {}, q.shape[0] * q.shape[2]
         if differentiable:
-            jobs, rounds, group = q.shape[0] * q.shape[2], shape.sizes["R"], shape.sizes["group"]
+            rounds, group = shape.sizes["R"], shape.sizes["group"]
+            kernel.state_size.restype = ctypes.c_int64
             size = kernel.state_size(ctypes.byref(shape.arguments()))
             kept["starts"] = q.new_empty(jobs, -(-rounds // group), size)
             kept["divisors"] = q.new_empty(jobs, rounds, 2, shape.sizes["C"])
-        _run(kernel, shape.arguments(**named, **results, **kept), backward=False)
+        run_in_threads(kernel, shape.arguments(**named, **results, **kept), jobs, backward=False)
         ctx.shape, ctx.kept = shape, kept
         ctx.save_for_backward(*tensors)
         y, pending, slope, *layered = results.values()
@@ -257,28 +240,9 @@ class _Native(torch.autograd.Function):
         gradients = {name: room(name, x) for name, x in named.items()}
         found = {f"d{name}": x for name, x in gradients.items()}
         arguments = shape.arguments(**named, **ctx.kept, dy=dy.contiguous(), **given, **found)
-        _run(library(str(dy.dtype).removeprefix("torch.")), arguments, backward=True)
+        run_in_threads(library("chunk", dy.dtype), arguments, dy.shape[0] * dy.shape[2], backward=True)
         flat = []
         for name, value in gradients.items():
             parts = value if isinstance(value, tuple) else (value,)
             flat += [x.sum(0) if x is not None and name in _PER_ROW else x for x in parts]
         return None, None, *flat
-
-
-def _run(inner: ctypes.CDLL, arguments: _Arguments, *, backward: bool) -> None:
-    """Shares rows and heads out over the threads; the interpreter's lock is released inside."""
-    jobs = arguments.B * arguments.H
-    threads = max(1, min(torch.get_num_threads(), jobs))
-    bounds = [jobs * i // threads for i in range(threads + 1)]
-
-    def part(i: int) -> int:
-        return inner.run(ctypes.byref(arguments), bounds[i], bounds[i + 1], int(backward))
-
-    results = [part(0)] if threads == 1 else list(_pool(threads).map(part, range(threads)))
-    if any(results):
-        raise MemoryError("out of memory in the memory kernel: use shorter sequences, fewer rows or a smaller memory")
-
-
-@functools.lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="titans")

@@ -1,0 +1,50 @@
+/* Vectors of the machine's width, for kernels that are compiled once with REAL = float (and SINGLE) and once with double. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef REAL real;
+#if defined(__AVX512F__)
+#define WIDTH 64  /* bytes of a vector register */
+#elif defined(__AVX__)
+#define WIDTH 32
+#else
+#define WIDTH 16
+#endif
+#define LANES ((long)(WIDTH / sizeof(real)))
+typedef real V __attribute__((vector_size(WIDTH), aligned(sizeof(real)), may_alias));
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE V load(const real *x) { return *(const V *)x; }
+INLINE void store(real *x, V v) { *(V *)x = v; }
+INLINE V fill(real x) { return x - (V){0}; }
+INLINE real sum(V v) {
+    real total = 0;
+    for (long i = 0; i < LANES; i++) total += v[i];
+    return total;
+}
+
+#if defined(SINGLE)
+typedef int32_t VI __attribute__((vector_size(WIDTH)));
+INLINE V pick(VI where, V yes, V no) { return (V)(((VI)yes & where) | ((VI)no & ~where)); }
+/* exp by range reduction and a polynomial of degree 6; relative error 2e-7. */
+INLINE V exponential(V x) {
+    x = pick(x > -87.0f, x, fill(-87.0f));
+    x = pick(x < 88.0f, x, fill(88.0f));
+    V n = x * 1.44269504f + 12582912.0f;  /* rounds to the nearest integer */
+    VI power = ((VI)n) << 23;
+    n -= 12582912.0f;
+    V r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    V p = 1.0f + r * (1.0f + r * (0.5f + r * (0.16666667f + r * (0.041666668f + r * (8.3333337e-3f + r * 1.3888889e-3f)))));
+    return (V)((VI)p + power);
+}
+#else
+typedef int64_t VI __attribute__((vector_size(WIDTH)));
+INLINE V pick(VI where, V yes, V no) { return (V)(((VI)yes & where) | ((VI)no & ~where)); }
+INLINE V exponential(V x) {
+    for (long i = 0; i < LANES; i++) x[i] = exp(x[i]);
+    return x;
+}
+#endif
