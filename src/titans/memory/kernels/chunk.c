@@ -13,6 +13,9 @@
 
 #define MAX_LAYERS 4
 #define LAYER_NORM_EPS ((real)0.1)
+#define EIGHT 8
+#define UNROLLED _Pragma("GCC unroll 8")
+
 enum { GELU, SILU, RELU };
 
 /* The arguments, in the order of `Arguments` in native.py. Contiguous arrays; NULL where something does not apply. */
@@ -86,7 +89,6 @@ INLINE void activation(long kind, V z, V *value, V *slope, V *curvature) {
 /* ---- matrix products -------------------------------------------------------------------------------------------- */
 
 /* out[m][n] = sign * sum_k a[m am + k ak] b[k][n] (+ out), for `rows` x `vectors` tiles that stay in registers. */
-#define UNROLLED _Pragma("GCC unroll 8")
 INLINE void tile(const long rows, const long vectors, real *out, long ldo, const real *a, long am, long ak,
                  const real *b, long ldb, long K, real sign, int add) {
     V acc[8][4];
@@ -147,6 +149,7 @@ typedef struct {
     long token[1024];                                 /* of each slot; -1 empty, -2 from an earlier call */
     real *block, *next;                               /* all buffers come out of one */
 
+    real *nothing;                                    /* zeros [d] */
     real *W, *S, *pending;                            /* now; S = W + matrices */
     real *q, *v, *a[MAX_LAYERS], *z[MAX_LAYERS], *e[MAX_LAYERS], *slope; /* surprise: inputs, before act, errors */
     real *unit, *inverse, *want;                      /* layer norm of the last z; want = prediction - value */
@@ -185,6 +188,7 @@ static long lay_out(Work *w, const Call *call, real *block, int backward) {
     }
     w->state = 2 * w->matrices;
     w->block = w->next = block;
+    w->nothing = take(w, w->d);
     w->W = take(w, w->state), w->S = w->W + w->matrices;
     w->pending = take(w, MAX_LAYERS);
     w->q = take(w, w->d * P), w->v = take(w, w->d * P), w->y = take(w, w->d * P);
@@ -236,25 +240,37 @@ static void save_matrix(const Work *w, real *to, const real *from, long l, int a
 
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
 
-static void gather(Work *w, real *to, const real *from) {
+/* Rows of the round's tokens in [B, T, H, d] to [d][P], eight at a time; zero where there is no token. */
+static void gather(const Work *w, real *to, const real *from) {
     const Call *call = w->call;
-    for (long c = 0; c < w->P; c++) {
-        long token = c < w->C ? w->token[c] : -1;
-        if (token < 0) {
-            for (long f = 0; f < w->d; f++) to[f * w->P + c] = 0;
+    long stride = call->H * w->d;
+    const real *base = from + (w->b * call->T * call->H + w->h) * w->d;
+    for (long c = 0; c < w->P; c += EIGHT) {
+        const real *row[EIGHT];
+        for (long i = 0; i < EIGHT; i++) {
+            long token = c + i < w->C ? w->token[c + i] : -1;
+            row[i] = token < 0 ? w->nothing : base + token * stride;
+        }
+        long width = w->P - c < EIGHT ? w->P - c : EIGHT;
+        if (width == EIGHT) {
+            for (long f = 0; f < w->d; f++)
+                UNROLLED for (long i = 0; i < EIGHT; i++) to[f * w->P + c + i] = row[i][f];
         } else {
-            const real *row = from + ((w->b * call->T + token) * call->H + w->h) * w->d;
-            for (long f = 0; f < w->d; f++) to[f * w->P + c] = row[f];
+            for (long f = 0; f < w->d; f++)
+                for (long i = 0; i < width; i++) to[f * w->P + c + i] = row[i][f];
         }
     }
 }
 
 static void scatter(const Work *w, real *to, const real *from) {
     const Call *call = w->call;
-    for (long c = 0; c < w->C; c++) {
-        if (w->token[c] < 0) continue;
-        real *row = to + ((w->b * call->T + w->token[c]) * call->H + w->h) * w->d;
-        for (long f = 0; f < w->d; f++) row[f] = from[f * w->P + c];
+    long stride = call->H * w->d;
+    real *base = to + (w->b * call->T * call->H + w->h) * w->d;
+    for (long c = 0; c < w->C; c += EIGHT) {
+        long width = w->C - c < EIGHT ? w->C - c : EIGHT;
+        for (long f = 0; f < w->d; f++)
+            for (long i = 0; i < width; i++)
+                if (w->token[c + i] >= 0) base[w->token[c + i] * stride + f] = from[f * w->P + c + i];
     }
 }
 
