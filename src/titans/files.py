@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,24 +26,51 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """
     path = Path(path)
     temporary: Path | None = None
+    with writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+            temporary = Path(name)
+            os.close(handle)
+            write(temporary)
+            temporary.chmod(0o644)
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, path)
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Says of a failure to write what a person can do about it, as a TitansError."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
-        os.fchmod(handle, 0o644)
-        os.close(handle)
-        write(temporary)
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
+        yield
     except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        if full:
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise TitansError(f"disk full while writing {path}: free some space and run again") from error
-        raise TitansError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, FileExistsError | NotADirectoryError):
+            reason = "something on the way to it is a file"
+        raise TitansError(f"cannot write {path}: {reason}; choose another folder") from error
+
+
+@contextmanager
+def removed_on_failure(folder: Path) -> Iterator[None]:
+    """Takes away again what has come into `folder`, and a folder that has come into being, if the work inside fails."""
+    existed, before = folder.exists(), set(folder.glob("*"))
+    try:
+        yield
+    except BaseException:
+        for path in set(folder.glob("*")) - before:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        if not existed and folder.exists():
+            folder.rmdir()
+        raise
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -78,11 +106,14 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
     with _readable(path), safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if "titans" not in metadata:
-            raise TitansError(f"{path} was not written by titans; it cannot be loaded as a {kind}")
+            raise TitansError(f"{path} was not written by titans; it cannot be loaded as a {kind}: name another file")
         if metadata["titans"] != kind:
-            raise TitansError(f"{path} holds a {metadata['titans']}, not a {kind}")
+            raise TitansError(f"{path} holds a {metadata['titans']}, not a {kind}: name another file")
         tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    return tensors, json.loads(metadata["header"])
+        header = json.loads(metadata["header"])
+        if not isinstance(header, dict):
+            raise TitansError(f"{path} is damaged: its header is no JSON object; copy or make it again")
+    return tensors, header
 
 
 def read_json(path: str | Path) -> dict:
@@ -98,12 +129,14 @@ def read_json(path: str | Path) -> dict:
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     if not path.exists():
-        raise TitansError(f"{path} does not exist")
+        raise TitansError(f"{path} does not exist: check the path, or whether its folder was copied whole")
     if path.is_dir():
         raise TitansError(f"{path} is a folder, not a file")
     try:
         yield
     except OSError as error:
         raise TitansError(f"cannot read {path}: {error.strerror or error}") from error
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
-        raise TitansError(f"{path} is damaged, truncated or of another format ({error})") from error
+    except (SafetensorError, ValueError, KeyError, RecursionError) as error:
+        raise TitansError(
+            f"{path} is damaged, truncated or of another format ({error}): copy or make it again"
+        ) from error

@@ -7,6 +7,7 @@ import torch
 
 from titans.cli import generate as module
 from titans.cli.main import main
+from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.models.state import LMState
 
@@ -84,9 +85,37 @@ def test_characters_of_several_bytes_appear_whole(run: Path, monkeypatch: pytest
     assert capsys.readouterr().out == "dög\n"
 
 
+def test_a_foreign_memory_is_refused(run: Path, tmp_path: Path, text: Path, train, capsys) -> None:
+    memory = tmp_path / "fox.memory"
+    assert generate("--checkpoint", run, "--prompt", "x", "--max-new-tokens", "1", "--save-state", memory) == 0
+    assert train("other", "--text", text, "--seed", "1") == 0
+    capsys.readouterr()
+    assert generate("--checkpoint", tmp_path / "other", "--prompt", "x", "--state", memory) == 2
+    error = capsys.readouterr().err
+    assert (
+        error == f"titans: error: {memory} belongs to a model with other weights; load it with the model that made it\n"
+    )
+
+
+def test_a_model_of_more_than_bytes_is_refused(tmp_path: Path, capsys) -> None:
+    config = TitansConfig(variant="attention", vocab_size=300, dim=8, num_layers=1, num_heads=1, window_size=8)
+    TitansLM(config).save(tmp_path / "model")
+    assert generate("--checkpoint", tmp_path / "model", "--prompt", "x") == 2
+    assert "has 300 token ids, not the 256 bytes" in capsys.readouterr().err
+
+
+def test_a_memory_of_several_texts_is_refused(run: Path, capsys) -> None:
+    state = run / "checkpoint" / "state.safetensors"
+    assert generate("--checkpoint", run, "--prompt", "x", "--state", state) == 2
+    assert "holds 2 texts side by side" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--prompt", "x", "--save-state", "."], "--save-state . is a folder; name a file"),
+        (["--prompt", "x", "--seed", "-1"], "seed is -1"),
+        (["--prompt", "x", "--temperature", "1e-300"], "temperature is 1e-300"),
         (["--prompt", ""], "the prompt is empty"),
         (["--prompt", "x", "--state", "nowhere.memory"], "nowhere.memory does not exist"),
         (["--prompt", "x", "--temperature", "-1"], "temperature"),

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -110,6 +111,53 @@ def test_the_traceback_can_be_had(verb, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("TITANS_TRACEBACK", "1")
     with pytest.raises(RuntimeError, match="deep inside"):
         main(["train"])
+
+
+def run_titans(*arguments: str, **options) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([*TITANS, *arguments], stderr=subprocess.PIPE, timeout=60, check=False, **options)
+
+
+def test_closed_streams_are_empty_streams(tmp_path) -> None:
+    done = run_titans("--version", preexec_fn=lambda: os.close(1))
+    assert (done.returncode, done.stderr) == (0, b"")
+    done = run_titans("train", "--text", "-", "--out", str(tmp_path / "run"), preexec_fn=lambda: os.close(0))
+    assert (done.returncode, done.stderr) == (
+        2,
+        b"titans: error: standard input is empty: give a file with text in it\n",
+    )
+
+
+def test_a_terminal_without_the_character_shows_another() -> None:
+    code = "import titans.cli.main as m, sys; m._dispatch = lambda _: print('d\u00f6g'); sys.exit(m.main())"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"d?g\n", b"")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_behind_standard_output_is_one_clear_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = run_titans("--help", stdout=full)
+    assert (done.returncode, done.stderr) == (2, b"titans: error: disk full: free some space and run again\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("torch_is_imported", [False, True])
+def test_being_stopped_is_one_line(number: int, torch_is_imported: bool, tmp_path) -> None:
+    """Before and in the middle of the import of torch, which swallows a Ctrl-C and then lacks a piece."""
+    stop = f"os.kill(os.getpid(), {int(number)})"
+    at_numpy = (
+        "class Stop:\n    def find_spec(self, name, *_):\n"
+        f"        if name == 'numpy': {stop}\n"
+        "sys.meta_path.insert(0, Stop())\n"
+    )
+    early = f"import titans.cli.main as m; m._dispatch = lambda _: {stop}\n"
+    code = "import os, sys\n" + (at_numpy if torch_is_imported else early)
+    code += "from titans.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "train", "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (130, b"titans: interrupted\n")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_reader_that_leaves_is_no_error() -> None:

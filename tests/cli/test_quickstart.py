@@ -1,5 +1,9 @@
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,9 +69,33 @@ def test_a_folder_in_use_is_left_alone(finished):
     assert (finished / "results.json").read_bytes() == before
 
 
+def test_ctrl_c_ends_the_trainings_and_leaves_nothing(tmp_path):
+    (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 500)
+    out = tmp_path / "run"
+    command = [str(TITANS), "quickstart", "--minutes", "5", "--text", str(tmp_path / "text.txt"), "--out", str(out)]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (out / "titans" / "metrics.jsonl").exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(running.pid, signal.SIGINT)
+        error = running.communicate(timeout=60)[1]  # waits until every process has closed its standard error
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+    assert running.returncode == 130
+    assert error.splitlines()[-1] == "titans: interrupted"
+    assert "Traceback" not in error
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(("--minutes", "0"), "--minutes is 0"), (("--text", "no/such/file"), "no/such/file")],
+    [
+        (("--minutes", "0"), "--minutes is 0"),
+        (("--seed", "-1"), "--seed is -1"),
+        (("--text", "no/such/file"), "no/such/file"),
+    ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, arguments, message):
     done = titans("quickstart", "--out", tmp_path / "run", *arguments)

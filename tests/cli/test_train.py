@@ -9,6 +9,7 @@ import torch
 
 from titans.cli.main import main
 from titans.data.batches import DocumentBatches
+from titans.models import presets
 from titans.models.language_model import TitansLM
 
 
@@ -44,6 +45,16 @@ def test_a_run_leaves_a_model_and_its_metrics(tmp_path: Path, text: Path, train,
     assert TitansLM.load(tmp_path / "run" / "checkpoint").config.variant == "lmm"
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 3, 4, 5, 6, 6]
+
+
+def test_every_preset_reads_bytes(tmp_path: Path, text: Path, train, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+    small = presets.preset
+    monkeypatch.setattr(
+        presets, "preset", lambda name, **overrides: asked.update(overrides) or small(name, **overrides)
+    )
+    assert train("run", "--text", text, "--preset", "170m") == 0
+    assert asked == {"vocab_size": 256}
 
 
 def test_json_is_all_there_is_on_standard_output(tmp_path: Path, text: Path, train, capsys) -> None:
@@ -107,11 +118,19 @@ def test_a_run_is_not_overwritten_nor_is_its_text(
         (["--resume", "{run}", "--steps", "9"], "leave the other options out"),
         (["--resume", "{run}"], "does not exist"),
         (["--out", "{run}", "--text", "nowhere.txt"], "nowhere.txt does not exist"),
+        (["--out", "{run}", "--text", ""], "the name of the text is empty"),
+        (["--out", "{run}", "--text", "-"], "standard input is empty"),
+        (["--out", "{run}", "--text", "{short}"], "the text has 2 bytes, too few"),
         (["--out", "{run}", "--learning-rate", "-1"], "TrainConfig.learning_rate is -1.0; it must be above 0"),
     ],
 )
-def test_mistakes_are_one_clear_line(tmp_path: Path, train, options: list[str], message: str, capsys) -> None:
-    assert main(["train", *(option.format(run=tmp_path / "run") for option in options)]) == 2
+def test_mistakes_are_one_clear_line_and_leave_nothing(
+    tmp_path: Path, train, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    (tmp_path / "short").write_text("ab")
+    places = {"run": tmp_path / "run", "short": tmp_path / "short"}
+    assert main(["train", *(option.format(**places) for option in options)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("titans: error: ")
     assert message in error
@@ -125,6 +144,22 @@ def test_a_changed_text_is_noticed_on_resume(tmp_path: Path, text: Path, train, 
     text.write_text("shorter text\n" * 10)
     assert main(["train", "--resume", str(tmp_path / "run")]) == 2
     assert "is not the one the checkpoint was made with" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text_of_run", [5, ""])
+def test_a_damaged_note_of_the_text_is_one_clear_line(tmp_path: Path, text: Path, train, text_of_run, capsys) -> None:
+    assert train("run", "--text", text) == 0
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"text": text_of_run}))
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 2
+    assert 'run.json is damaged: its "text" names no file' in capsys.readouterr().err
+
+
+def test_a_damaged_place_in_the_text_is_one_clear_line(tmp_path: Path, text: Path, train, capsys) -> None:
+    assert train("run", "--text", text) == 0
+    path = tmp_path / "run" / "checkpoint" / "training.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"cursor": {}}))
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 2
+    assert "training.json is damaged" in capsys.readouterr().err
 
 
 def test_an_unknown_key_in_a_checkpoint_is_one_clear_line(tmp_path: Path, text: Path, train, capsys) -> None:

@@ -101,3 +101,40 @@ def test_mixed_batches_stack_rows_and_resume():
     resumed = mixed()
     resumed.load_state_dict(source.state_dict())
     assert torch.equal(source.next().tokens, resumed.next().tokens)
+
+
+def test_a_document_longer_than_the_window_goes_on_in_the_next_batch():
+    source = PassKeyBatches(DOCUMENTS, 2, 64, seed=3, shortest=200, longest=2000)
+    windows = [source.next() for _ in range(20)]
+    tokens, labels, reset = (
+        torch.cat([getattr(w, name) for w in windows], 1) for name in ("tokens", "labels", "reset")
+    )
+    assert 0 < int(reset.sum()) < 20
+    for row in range(2):
+        going_on = ~reset[row, 1:]
+        assert torch.equal(labels[row, :-1][going_on], tokens[row, 1:][going_on])
+        assert (labels[row, :-1][~going_on] == IGNORED).all()
+
+
+def test_goes_on_in_the_middle_of_a_document():
+    source = PassKeyBatches(DOCUMENTS, 2, 64, seed=3)
+    for _ in range(5):
+        source.next()
+    other = PassKeyBatches(DOCUMENTS, 2, 64, seed=3)
+    other.load_state_dict(source.state_dict())
+    for _ in range(3):
+        a, b = source.next(), other.next()
+        assert torch.equal(a.tokens, b.tokens)
+        assert torch.equal(a.labels, b.labels)
+
+
+def test_every_octave_of_distance_is_asked_about_as_often():
+    source = PassKeyBatches(DOCUMENTS, 1, 512, seed=0, shortest=4000, longest=4096)
+    gaps = []
+    for number in range(60):
+        document, answers = source._document(0, number)
+        places = [i for i in range(len(document)) if answers[i] and not answers[i - 1]]
+        statement = bytes(document.astype("uint8")).index(encode(QUESTION).astype("uint8").tobytes())
+        gaps += [b - a for a, b in itertools.pairwise([statement, *places])]
+    octaves = np.bincount(np.log2(np.array(gaps)).astype(int), minlength=11)[5:11]  # 32 ... 2047
+    assert octaves.min() > 0.4 * octaves.max()

@@ -187,6 +187,35 @@ def test_a_single_byte_cannot_be_split(tmp_path: Path) -> None:
         split_documents(find_documents(tmp_path / "a.txt"))
 
 
+def test_what_leaves_nothing_to_predict_cannot_be_split(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("x")
+    with pytest.raises(TitansError, match="the text has 2 bytes, too few"):
+        split_documents(find_documents(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "standard input is empty"),
+        (b"a\0", "standard input is not text"),
+        (b"\xff", "standard input is not UTF-8"),
+    ],
+)
+def test_standard_input_is_checked_before_it_becomes_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, message: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
+    with pytest.raises(TitansError, match=message):
+        local_text("-", spool=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_name_is_no_text(tmp_path: Path) -> None:
+    with pytest.raises(TitansError, match="the name of the text is empty"):
+        local_text("", spool=tmp_path)
+
+
 def test_the_standard_library_is_there_without_its_tests() -> None:
     documents = standard_library_sources()
     names = {document.name for document in documents}

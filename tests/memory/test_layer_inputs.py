@@ -176,3 +176,14 @@ def test_a_state_of_another_batch_or_precision_is_refused(memory):
 def test_impossible_settings_are_named(field, value):
     with pytest.raises(ValueError, match=f"MemoryConfig.{field} is {value!r}; it must be"):
         CONFIG.replace(**{field: value})
+
+
+def test_a_state_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="state must be the MemoryState of an earlier call, got dict"):
+        NeuralMemory(8, MemoryConfig(num_heads=2))(torch.randn(1, 3, 8), {})
+
+
+@pytest.mark.parametrize("shape", [(), (8,), (3, 8)])
+def test_an_input_without_rows_or_tokens_is_refused(shape):
+    with pytest.raises(ValueError, match=r"x must be \[B, T, dim = 8\]"):
+        NeuralMemory(8, MemoryConfig(num_heads=2))(torch.randn(*shape))

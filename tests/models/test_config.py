@@ -1,6 +1,7 @@
 """The configuration: a round trip through JSON, and every impossible value named."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -61,19 +62,24 @@ def test_impossible_values_are_named(changes, match, new_config):
 @pytest.mark.parametrize(
     ("values", "match"),
     [
-        ({"dimm": 3}, "unknown configuration key dimm"),
-        ({"memory": {"dept": 3}}, r"unknown configuration key memory\.dept"),
-        ({"dim": "wide"}, "impossible configuration"),
-        ({"dim": -5}, "impossible configuration: TitansConfig.dim is -5"),
-        ({"memory": {"depth": 9}}, "impossible configuration: MemoryConfig.depth is 9"),
+        ({"dimm": 3}, "impossible configuration in a.json: unknown key dimm; was it written by a newer version"),
+        ({"memory": {"dept": 3}}, r"unknown key memory\.dept"),
+        ({"dim": "wide"}, "impossible configuration in a.json: dim should be a whole number, not text"),
+        ({"dim": 64.0}, "dim should be a whole number, not a number"),
+        ({"vocab_size": True}, "vocab_size should be a whole number, not true or false"),
+        ({"rope_base": float("inf")}, "rope_base should be a finite number"),
+        ({"memory": {"momentum": "no"}}, "memory.momentum should be true or false, not text"),
+        ({"variant": ["mac"]}, "variant should be one of mac, mag"),
+        ({"dim": -5}, "TitansConfig.dim is -5"),
+        ({"memory": {"depth": 9}}, "memory.MemoryConfig.depth is 9"),
         ({"memory": None}, "impossible configuration"),
         ({"memory": [1]}, "impossible configuration"),
-        ({"memory_layers": 3}, "impossible configuration"),
+        ({"memory_layers": 3}, "memory_layers should be a list, not a whole number"),
     ],
 )
 def test_bad_files_are_named(values, match):
     with pytest.raises(TitansError, match=match):
-        TitansConfig.from_dict(values)
+        TitansConfig.from_dict(values, Path("a.json"))
 
 
 def test_a_memory_alone_needs_no_attention_heads(new_config):

@@ -151,6 +151,11 @@ def test_bad_inputs_are_named(model, new_config, new_model, some_tokens):
     refused(r"reset must be \[B, T\] = \(2, 9\), got \(1, 9\)", model, tokens, reset=torch.ones(1, 9))
     _, state = model(some_tokens(3, 4))
     refused("the state has 3 rows, tokens has 2", model, tokens, state)
+    refused("the state must be an LMState, got a BlockState", model, tokens, state.blocks[0])
+    refused(r"labels must be \[B, T\] = \(2, 9\) int64, got \(2, 8\)", model.loss, tokens, tokens[:, 1:])
+    refused(r"labels must be .*, got \(2, 9\) torch.float32", model.loss, tokens, tokens.float())
+    refused(r"label 50 is outside the vocabulary 0 \.\.\. 49", model.loss, tokens, torch.full_like(tokens, 50))
+    refused(r"weights must be \[B, T\]", model.loss, tokens, tokens, weights=torch.ones(2, 8))
     other = new_model(new_config(variant="mag", window_size=7))
     refused("another configuration", model, tokens, other(tokens)[1])
 
@@ -173,6 +178,32 @@ def test_state_files_that_do_not_fit(model, new_config, new_model, some_tokens, 
     refused("holds a model, not a model state", LMState.load, tmp_path / "model.safetensors")
 
 
+def test_a_state_of_other_weights_is_refused(new_config, new_model, some_tokens, tmp_path):
+    model = new_model(new_config(variant="mag"))
+    state = model(some_tokens(1, 9))[1]
+    state.save(tmp_path / "anyone's")
+    state.save(tmp_path / "its", model)
+    other = TitansLM(model.config).double()
+    assert LMState.load(tmp_path / "anyone's", other).config == other.config
+    refused("belongs to a model with other weights", LMState.load, tmp_path / "its", other)
+    assert torch.equal(LMState.load(tmp_path / "its", model).position, state.position)
+    assert LMState.load(tmp_path / "its", model.bfloat16()).rows == 1  # the same weights, rounded
+
+
+def test_a_state_that_is_not_finite_is_refused(new_config, new_model, some_tokens, tmp_path):
+    _, state = new_model(new_config(variant="mag"))(some_tokens(1, 9))
+    state.map(lambda t: t * float("nan") if t.is_floating_point() else t).save(tmp_path / "state")
+    refused("holds NaN or infinite values", LMState.load, tmp_path / "state")
+
+
+def test_the_loss_without_any_label_is_zero(new_config, some_tokens):
+    model, tokens = TitansLM(new_config(variant="mag")), some_tokens(1, 5)
+    loss, _ = model.loss(tokens, torch.full_like(tokens, -100))
+    loss.backward()
+    assert loss.item() == 0
+    assert all(bool((parameter.grad == 0).all()) for parameter in model.parameters())
+
+
 def test_model_folders_that_do_not_fit(new_config, new_model, tmp_path):
     refused(r"config\.json does not exist", TitansLM.load, tmp_path)
     model = new_model(new_config(variant="mag"))
@@ -182,8 +213,12 @@ def test_model_folders_that_do_not_fit(new_config, new_model, tmp_path):
     changed = json.loads(config.read_text())
     config.write_text(json.dumps({**changed, "dim": 32}))
     refused("model.safetensors does not fit .*config.json", TitansLM.load, tmp_path)
+    config.write_text(json.dumps({**changed, "num_layers": 10**12}))  # more than there is memory or time for
+    refused("model.safetensors does not fit .*config.json", TitansLM.load, tmp_path)
     config.write_text(json.dumps({**changed, "depth": 32}))
-    refused("unknown configuration key depth", TitansLM.load, tmp_path)
+    refused(r"in .*config\.json: unknown key depth", TitansLM.load, tmp_path)
+    config.write_text("[" * 100_000)
+    refused(r"config\.json is damaged", TitansLM.load, tmp_path)
     config.write_text("{")
     refused(r"config\.json is damaged", TitansLM.load, tmp_path)
     config.write_text("[]")

@@ -1,3 +1,4 @@
+import errno
 import os
 import sys
 from pathlib import Path
@@ -6,8 +7,14 @@ import pytest
 import torch
 
 from titans.errors import TitansError
-from titans.files import read_json
-from titans.training.checkpoint import Progressed, find_checkpoint, load_checkpoint, save_checkpoint
+from titans.files import read_json, save_tensors, write_json
+from titans.training.checkpoint import (
+    Progressed,
+    find_checkpoint,
+    load_checkpoint,
+    read_settings,
+    save_checkpoint,
+)
 from titans.training.config import TrainConfig
 from titans.training.optimizer import make_optimizer
 
@@ -135,6 +142,44 @@ def test_no_checkpoint_is_one_clear_line(tmp_path: Path, small_model) -> None:
         find_checkpoint(tmp_path)
     with pytest.raises(TitansError, match="does not exist"):
         find_checkpoint(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": "x"}, "step should be a whole number, not text"),
+        ({"colour": 1}, "unknown key colour"),
+        ({"config": []}, "config should be an object, not a list"),
+    ],
+)
+def test_a_damaged_training_json_is_one_clear_line(tmp_path: Path, small_model, change: dict, message: str) -> None:
+    save(tmp_path, small_model, 1)
+    path = tmp_path / "checkpoint" / "training.json"
+    write_json(path, read_json(path) | change)
+    for read in (lambda: load(tmp_path, small_model), lambda: read_settings(tmp_path / "checkpoint")):
+        with pytest.raises(TitansError, match=f"training.json is damaged .*{message}"):
+            read()
+
+
+def test_a_checkpoint_without_random_generators_is_incomplete(tmp_path: Path, small_model) -> None:
+    save(tmp_path, small_model, 1)
+    save_tensors(tmp_path / "checkpoint" / "optimizer.safetensors", "optimizer", {}, {})
+    with pytest.raises(TitansError, match=r"optimizer\.safetensors is incomplete"):
+        load(tmp_path, small_model)
+
+
+@pytest.mark.parametrize("call", ["tempfile.mkdtemp", "pathlib.Path.symlink_to"])
+def test_a_disk_without_room_for_a_folder_or_link_is_one_clear_line(
+    tmp_path: Path, small_model, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    def full(*_arguments: object, **_named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save(tmp_path, small_model, 1)
+    monkeypatch.setattr(call, full)
+    with pytest.raises(TitansError, match="disk full"):
+        save(tmp_path, small_model, 2)
+    assert load(tmp_path, small_model) == (1.0, progressed(1))
 
 
 def test_another_model_or_a_damaged_file_is_one_clear_line(tmp_path: Path, small_model) -> None:

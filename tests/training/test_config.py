@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,11 +40,18 @@ def test_a_config_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"stepz": 3}, "unknown training setting 'stepz'"), ({"steps": 0}, "damaged: .*steps is 0")]
+    ("change", "message"),
+    [
+        ({"stepz": 3}, "unknown key stepz"),
+        ({"steps": 0}, "steps is 0"),
+        ({"steps": "many"}, "steps should be a whole number, not text"),
+        ({"betas": [0.9]}, "betas should hold 2 values, not 1"),
+        ({"seed": 2**63}, "seed is 9223372036854775808"),
+    ],
 )
 def test_a_damaged_config_is_one_clear_line(change: dict, message: str) -> None:
-    with pytest.raises(TitansError, match=message):
-        TrainConfig.from_dict(TrainConfig().to_dict() | change)
+    with pytest.raises(TitansError, match=f"impossible training settings in a.json: .*{message}"):
+        TrainConfig.from_dict(TrainConfig().to_dict() | change, Path("a.json"))
 
 
 def test_importing_the_config_does_not_import_torch() -> None:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from titans.training.interrupt import catch_interrupt
+from titans.training.interrupt import catch_interrupt, hold_interrupts
 
 
 def test_the_first_ctrl_c_is_a_request_and_the_second_stops() -> None:
@@ -16,6 +16,14 @@ def test_the_first_ctrl_c_is_a_request_and_the_second_stops() -> None:
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_held_interrupts_are_heard_afterwards() -> None:
+    done = False
+    with pytest.raises(KeyboardInterrupt), hold_interrupts():  # noqa: PT012
+        os.kill(os.getpid(), signal.SIGINT)
+        done = True
+    assert done
 
 
 def test_other_threads_may_train_too() -> None:

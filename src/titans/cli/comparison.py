@@ -2,10 +2,14 @@
 
 import json
 import multiprocessing
+import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +18,7 @@ import torch
 
 from titans.cli import corpus, findings
 from titans.data.batches import DocumentBatches, MixedBatches
-from titans.data.needles import CHANCE, PassKeyBatches
+from titans.data.needles import CHANCE, LONGEST, PassKeyBatches
 from titans.data.text import Document, split_documents
 from titans.memory.config import MemoryConfig
 from titans.models.config import TitansConfig
@@ -26,6 +30,7 @@ from titans.report.metrics import read_curve
 from titans.report.results import Recall, Results, Training, TrainingPoint, write_results
 from titans.training.config import TrainConfig
 from titans.training.evaluate import Evaluation, evaluate
+from titans.training.interrupt import hold_interrupts
 from titans.training.loop import TrainResult, train
 from titans.training.optimizer import make_optimizer
 from titans.training.progress import Progress
@@ -59,29 +64,25 @@ def compare(text: str | None, out: Path, minutes: float, seed: int, *, as_json: 
     contenders = _contenders(train_documents, minutes, seed)
     print(findings.introduction(contenders.values(), train_documents, held_out, minutes), file=sys.stderr)
 
-    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), torch.set_num_threads, (1,)) as pool:
-        running = {
-            name: pool.submit(_train, contender, train_documents, held_out, seed, out / name)
-            for name, contender in contenders.items()
-        }
-        try:
-            _watch(running, contenders, out, until=("titans", "control"))
-            titans = TitansLM.load(running["titans"].result().checkpoint)
-            moments, scale = _stream(titans, held_out, out, minutes)
-            evaluations, recalls = {}, {}
-            evaluations["memory on"] = _by_distance(titans, held_out, scale, "memory on")
-            evaluations["memory frozen"] = _by_distance(without_writes(titans), held_out, scale, "memory frozen")
-            recalls["titans"] = _recall(titans, held_out, seed, scale, "recall, Titans")
-            control = TitansLM.load(running["control"].result().checkpoint)
-            evaluations["control"] = _by_distance(control, held_out, scale, "control")
-            recalls["control"] = _recall(control, held_out, seed, scale, "recall, control")
-            _watch(running, contenders, out, until=("control_equal_time",))
-            longer = TitansLM.load(running["control_equal_time"].result().checkpoint)
-            evaluations["control, equal time"] = _by_distance(longer, held_out, scale, "control, equal time")
-        except BaseException:
-            for future in running.values():
-                future.cancel()
-            raise
+    with _two_processes() as pool:
+        with hold_interrupts():
+            running = {
+                name: pool.submit(_train, contender, train_documents, held_out, seed, out / name)
+                for name, contender in contenders.items()
+            }
+        _watch(running, contenders, out, until=("titans", "control"))
+        titans = TitansLM.load(running["titans"].result().checkpoint)
+        moments, scale = _stream(titans, held_out, out, minutes)
+        evaluations, recalls = {}, {}
+        evaluations["memory on"] = _by_distance(titans, held_out, scale, "memory on")
+        evaluations["memory frozen"] = _by_distance(without_writes(titans), held_out, scale, "memory frozen")
+        recalls["titans"] = _recall(titans, held_out, seed, scale, "recall, Titans")
+        control = TitansLM.load(running["control"].result().checkpoint)
+        evaluations["control"] = _by_distance(control, held_out, scale, "control")
+        recalls["control"] = _recall(control, held_out, seed, scale, "recall, control")
+        _watch(running, contenders, out, until=("control_equal_time",))
+        longer = TitansLM.load(running["control_equal_time"].result().checkpoint)
+        evaluations["control, equal time"] = _by_distance(longer, held_out, scale, "control, equal time")
 
     results = Results(
         title="Titans quickstart: what the memory adds",
@@ -103,7 +104,7 @@ def compare(text: str | None, out: Path, minutes: float, seed: int, *, as_json: 
             distances=list(RECALL_DISTANCES),
             depths=list(RECALL_DEPTHS),
             window=contenders["titans"].config.window_size,
-            trained_to=LENGTH,
+            trained_to=LONGEST,
             samples=max(2, round(RECALL_SAMPLES * scale)),
             accuracy=recalls,
             chance=CHANCE,
@@ -117,6 +118,31 @@ def compare(text: str | None, out: Path, minutes: float, seed: int, *, as_json: 
         print(json.dumps(asdict(results), indent=2))
     else:
         findings.show(results, out, report)
+
+
+@contextmanager
+def _two_processes() -> Iterator[ProcessPoolExecutor]:
+    """Processes for the trainings, which end at once if the work inside does not succeed."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn"), _begin_process) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
+
+
+def _begin_process() -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # Ctrl-C is the other process's to handle
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _validation(run: Path) -> list[TrainingPoint]:
@@ -216,7 +242,7 @@ def _stream(model: TitansLM, held_out: list[Document], out: Path, minutes: float
     with Progress("stream", total=tokens, unit="tokens") as progress:
         moments, state = stream(model, held_out, tokens, progress)
     model.save(out / "model")
-    state.save(out / "memory.safetensors")
+    state.save(out / "memory.safetensors", model)
     return moments, scale
 
 

@@ -33,6 +33,10 @@ def remembered(run: Path) -> "list[Document]":
     """
     from titans.files import read_json
 
-    if not (run / _NAME).exists():
+    path = run / _NAME
+    if not path.exists():
         raise TitansError(f"{run} does not say which text it was trained on: it is not the folder of a run")
-    return documents(read_json(run / _NAME)["text"], spool=run, reuse=True)
+    text = read_json(path).get("text", "")
+    if text is not None and not (isinstance(text, str) and text):
+        raise TitansError(f'{path} is damaged: its "text" names no file; put the path of the text there')
+    return documents(text, spool=run, reuse=True)

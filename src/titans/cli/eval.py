@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 from tyro.conf import arg
 
 from titans.cli import corpus
+from titans.cli.imports import import_torch
 from titans.errors import TitansError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def run(
     for name, value in (("--max-tokens", max_tokens), ("--batch-size", batch_size), ("--length", length)):
         if value < 1:
             raise TitansError(f"{name} is {value}; it must be at least 1")
+    import_torch()
     with tempfile.TemporaryDirectory() as spool:
         documents = _held_out(checkpoint) if text is None else corpus.documents(text, spool=Path(spool))
         evaluation = _evaluate(checkpoint, documents, max_tokens, batch_size, length)
@@ -54,14 +56,11 @@ def run(
 
 def _held_out(run: Path) -> "list[Document]":
     from titans.data.text import split_documents
-    from titans.files import read_json
-    from titans.training.checkpoint import find_checkpoint
-    from titans.training.config import TrainConfig
+    from titans.training.checkpoint import find_checkpoint, read_settings
 
     checkpoint = find_checkpoint(run)
     documents = corpus.remembered(run)
-    settings = TrainConfig.from_dict(read_json(checkpoint / "training.json")["config"])
-    return split_documents(documents, seed=settings.seed)[1]
+    return split_documents(documents, seed=read_settings(checkpoint).seed)[1]
 
 
 def _evaluate(

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
+from titans.cli.imports import import_torch
 from titans.errors import TitansError
 
 if TYPE_CHECKING:
@@ -53,15 +54,21 @@ def run(
         state: memory to go on from, as --save-state wrote it
         save_state: where to keep the memory of everything read and written
     """
+    import_torch()
+
+    from titans.data.tokenizer import ByteTokenizer
     from titans.models.generation import generate
     from titans.models.language_model import TitansLM
-    from titans.models.state import LMState
     from titans.training.checkpoint import find_checkpoint
     from titans.training.model import best_device
 
+    if save_state is not None and save_state.is_dir():
+        raise TitansError(f"--save-state {save_state} is a folder; name a file")
     blocks = _stdin_blocks() if prompt is None else _blocks(os.fsencode(prompt))
     model = TitansLM.load(find_checkpoint(checkpoint)).to(best_device()).eval()
-    memory = None if state is None else LMState.load(state, model).to(best_device())
+    if model.config.vocab_size != ByteTokenizer.vocab_size:
+        raise TitansError(f"{checkpoint} has {model.config.vocab_size} token ids, not the 256 bytes that this writes")
+    memory = None if state is None else _memory(state, model)
     last, memory = _read_all_but_last(model, blocks, memory)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
@@ -82,7 +89,16 @@ def run(
     )
     print(decoder.decode(b"", final=True))
     if save_state is not None:
-        memory.save(save_state)
+        memory.save(save_state, model)
+
+
+def _memory(path: Path, model: "TitansLM") -> "LMState":
+    from titans.models.state import LMState
+
+    memory = LMState.load(path, model)
+    if memory.rows != 1:
+        raise TitansError(f"{path} holds {memory.rows} texts side by side; give a memory that has read one")
+    return memory.to(model.embedding.weight.device)
 
 
 def _read_all_but_last(

@@ -4,14 +4,20 @@ Each verb is a file of this folder with a function `run`, whose parameters are t
 the help. Only the verb that was asked for is imported, and none imports torch before it runs.
 """
 
-import difflib
+# What is imported here, before `main` can catch a Ctrl-C, is kept short.
+import errno
 import importlib
+import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from importlib.metadata import version
+from types import FrameType
+from typing import TYPE_CHECKING
 
 from titans.errors import TitansError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 VERBS = {
     "quickstart": "train small models, compare them and write a report",
@@ -22,21 +28,34 @@ VERBS = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: "Sequence[str] | None" = None) -> int:
     """Runs the command line and returns the exit code.
 
-    0 done; 1 an unexpected error; 2 something the user can mend; 130 interrupted; 141 the reader of our output left.
-    Set TITANS_TRACEBACK=1 to see where an error came from.
+    0 done; 1 an unexpected error; 2 something the user can mend; 130 interrupted, by Ctrl-C or SIGTERM; 141 the reader
+    of our output left. Set TITANS_TRACEBACK=1 to see where an error came from.
+
+    Args:
+        arguments: None for those of the process, which then ends with the code and hears no further Ctrl-C.
     """
+    if arguments is not None:
+        return _run(list(arguments))
+    signal.signal(signal.SIGTERM, _terminate)
+    _open_streams()
+    code = _run(sys.argv[1:])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     try:
-        _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+        _dispatch(arguments)
         sys.stdout.flush()
     except KeyboardInterrupt as stop:
         print(f"titans: interrupted{'; ' if str(stop) else ''}{stop}", file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # Python flushes standard output once more at exit, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave_standard_output()
         return 141
     except Exception as error:
         if os.environ.get("TITANS_TRACEBACK"):
@@ -44,9 +63,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, TitansError) or _is_ours(error):
             print(f"titans: error: {error}", file=sys.stderr)
             return 2
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            _leave_standard_output()
+            print("titans: error: disk full: free some space and run again", file=sys.stderr)
+            return 2
         print(f"titans: error: {_unexpected(error)}", file=sys.stderr)
         return 1
     return 0
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM does what Ctrl-C does at this moment."""
+    interrupt = signal.getsignal(signal.SIGINT)
+    if callable(interrupt):
+        interrupt(number, frame)
+    else:
+        raise KeyboardInterrupt
+
+
+def _open_streams() -> None:
+    """Opens those standard streams that the process was begun without, on nothing; lets output be any text."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (open until the end)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def _leave_standard_output() -> None:
+    """Python flushes standard output once more at exit, and would complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -54,9 +100,13 @@ def _dispatch(arguments: list[str]) -> None:
     if verb in ("-h", "--help"):
         print(_help())
     elif verb == "--version":
+        from importlib.metadata import version
+
         print(f"titans {version('titans')}")
     elif verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
+        from difflib import get_close_matches
+
+        near = get_close_matches(verb, VERBS, n=1)
         meant = f"did you mean {near[0]}?" if near else "see titans --help"
         raise TitansError(f"there is no {verb!r}: {meant}")
     else:

@@ -5,6 +5,7 @@ Example:
     titans quickstart --text book.txt --out runs/book --minutes 30
 
 Ends with a page of figures, report.html, and a model that can be used further. Takes --minutes on two processor cores.
+Ctrl-C stops it and leaves nothing behind.
 """
 
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from titans.cli.imports import import_torch
 from titans.errors import TitansError
 
 DEFAULT_OUT = "titans-quickstart"
@@ -36,13 +38,21 @@ def run(
     """
     if not 0.2 <= minutes <= 24 * 60:
         raise TitansError(f"--minutes is {minutes:g}; it must be between 0.2 and 1440")
+    if not 0 <= seed < 2**63:
+        raise TitansError(f"--seed is {seed}; it must be 0 or more, and below 2**63")
     folder = _free_folder() if out is None else out
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise TitansError(f"{folder} already exists; name another folder with --out, or remove it")
 
-    from titans.cli.comparison import compare
+    import_torch()
 
-    compare(text, folder, minutes, seed, as_json=json)
+    from titans.cli.comparison import compare
+    from titans.files import removed_on_failure, writing
+
+    with removed_on_failure(folder):
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        compare(text, folder, minutes, seed, as_json=json)
 
 
 def _free_folder() -> Path:

@@ -9,6 +9,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from titans.cli.imports import import_torch
+
 
 def run(folder: Annotated[Positional[Path], arg(metavar="DIR")]) -> None:
     """Writes the page and prints where it is.
@@ -16,6 +18,8 @@ def run(folder: Annotated[Positional[Path], arg(metavar="DIR")]) -> None:
     Args:
         folder: folder of a run
     """
+    import_torch()
+
     from titans.report.html import write_report
 
     print(write_report(folder))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import arg
 
 from titans.cli import corpus
+from titans.cli.imports import import_torch
 from titans.errors import TitansError
 from titans.training.config import TrainConfig
 
@@ -49,10 +50,12 @@ def run(
     if resume is not None:
         if (text, out, preset, variant, settings) != (None, None, "tiny", None, TrainConfig()):
             raise TitansError("--resume takes the text and every setting from the run: leave the other options out")
+        import_torch()
         result = _resume(resume)
     elif out is None:
         raise TitansError("--out is missing: name a folder for the run, for example --out runs/first")
     else:
+        import_torch()
         result = _begin(text, out, preset, variant, settings)
     _show(result, json)
 
@@ -60,38 +63,48 @@ def run(
 def _begin(text: str | None, out: Path, preset: str, variant: str | None, settings: TrainConfig) -> "TrainResult":
     import torch
 
+    from titans.data.text import split_documents
+    from titans.data.tokenizer import ByteTokenizer
+    from titans.files import removed_on_failure
     from titans.models import presets
     from titans.models.language_model import TitansLM
     from titans.training.checkpoint import refuse_to_overwrite
 
-    config = presets.preset(preset, **({"variant": variant} if variant else {}))
+    overrides = {"vocab_size": ByteTokenizer.vocab_size} | ({"variant": variant} if variant else {})
+    config = presets.preset(preset, **overrides)
     refuse_to_overwrite(out)
-    documents = corpus.documents(text, spool=out)
-    corpus.remember(out, text)
+    with removed_on_failure(out):
+        sides = split_documents(corpus.documents(text, spool=out), seed=settings.seed)
+        corpus.remember(out, text)
     torch.manual_seed(settings.seed)
-    return _train(TitansLM(config), documents, settings, out, resume=False)
+    return _train(TitansLM(config), *sides, settings, out, resume=False)
 
 
 def _resume(run: Path) -> "TrainResult":
-    from titans.files import read_json
+    from titans.data.text import split_documents
     from titans.models.language_model import TitansLM
-    from titans.training.checkpoint import find_checkpoint
+    from titans.training.checkpoint import find_checkpoint, read_settings
 
     checkpoint = find_checkpoint(run)
-    settings = TrainConfig.from_dict(read_json(checkpoint / "training.json")["config"])
-    return _train(TitansLM.load(checkpoint), corpus.remembered(run), settings, run, resume=True)
+    settings = read_settings(checkpoint)
+    sides = split_documents(corpus.remembered(run), seed=settings.seed)
+    return _train(TitansLM.load(checkpoint), *sides, settings, run, resume=True)
 
 
 def _train(
-    model: "TitansLM", documents: "list[Document]", settings: TrainConfig, out: Path, *, resume: bool
+    model: "TitansLM",
+    train_documents: "list[Document]",
+    held_out: "list[Document]",
+    settings: TrainConfig,
+    out: Path,
+    *,
+    resume: bool,
 ) -> "TrainResult":
     from titans.data.batches import DocumentBatches
-    from titans.data.text import split_documents
     from titans.training.loop import train
     from titans.training.model import best_device
     from titans.training.progress import Progress
 
-    train_documents, held_out = split_documents(documents, seed=settings.seed)
     rows, length = settings.batch_size, settings.length
     source = DocumentBatches(train_documents, rows, length, settings.seed)
 

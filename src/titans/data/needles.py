@@ -13,6 +13,7 @@ NEEDLE = QUESTION + "{key}\n"
 KEY_DIGITS = 5
 ANSWER_WEIGHT = 20.0  # an answer is 5 bytes among hundreds; unweighted it takes many times as long to learn
 CHANCE = 10.0**-KEY_DIGITS
+SHORTEST, LONGEST = 32, 4096  # tokens of a training document
 _SHORTEST_GAP = 8
 
 
@@ -52,8 +53,8 @@ class PassKeyBatches:
         length: int,
         seed: int = 0,
         *,
-        shortest: int = 32,
-        longest: int = 4096,
+        shortest: int = SHORTEST,
+        longest: int = LONGEST,
     ) -> None:
         self._filler = Filler(documents)
         self._length, self._seed, self._shortest, self._longest = length, seed, shortest, longest

@@ -55,7 +55,7 @@ class Document:
         return _TOKENIZER.encode(data)
 
 
-def check_text(path: Path, offset: int, data: bytes, *, starts_inside: bool, stops_inside: bool) -> None:
+def check_text(path: str | Path, offset: int, data: bytes, *, starts_inside: bool, stops_inside: bool) -> None:
     """Refuses `data`, the bytes of `path` from `offset` on, unless it is UTF-8 text without NUL bytes.
 
     With `starts_inside` or `stops_inside` the slice may begin or end in the middle of a character.
@@ -89,10 +89,12 @@ def local_text(source: str | Path, *, spool: Path, reuse: bool = False) -> Path:
     `spool/text.txt`, a block at a time; `reuse` keeps the one that an earlier call wrote.
 
     Raises:
-        TitansError: `source` is missing, unreadable or a damaged gz, or the disk is full.
+        TitansError: `source` is missing, unreadable, empty, not text or a damaged gz, or the disk is full.
     """
     path = Path(source)
     from_stdin = str(source) == "-"
+    if not str(source):
+        raise TitansError("the name of the text is empty: give a text file, a folder, a .gz or - for standard input")
     if not from_stdin and not path.exists():
         raise TitansError(f"{path} does not exist: give a text file, a folder, a .gz or - for standard input")
     if not from_stdin and (path.is_dir() or (path.is_file() and path.suffix != ".gz")):
@@ -116,8 +118,7 @@ def find_documents(path: Path, *, max_document_bytes: int = MAX_DOCUMENT_BYTES) 
         raise TitansError(f"{path} does not exist: give a text file or a folder")
     if not path.is_dir():
         head = _read(path, 0, _CHECKED_BYTES)
-        if not head:
-            raise TitansError(f"{path} is empty: give a file with text in it")
+        _refuse_empty(path, head)
         return list(_cut(path, path.name, head, max_document_bytes))
     documents = _documents_of(path, _visible_files(path), max_document_bytes)
     if not documents:
@@ -145,8 +146,16 @@ def split_documents(
     move it; either side gets at least one. One file: its last `held_out` part, in bytes, is held out.
 
     Raises:
-        TitansError: a single file too short to be split.
+        TitansError: there is too little text for either side to have anything to predict.
     """
+    sides = _split(documents, held_out, seed)
+    if any(max(map(len, side), default=0) < 2 for side in sides):
+        size = sum(map(len, documents))
+        raise TitansError(f"the text has {size} bytes, too few to hold some out and predict them: give a longer text")
+    return sides
+
+
+def _split(documents: Sequence[Document], held_out: float, seed: int) -> tuple[list[Document], list[Document]]:
     names = {document.name for document in documents}
     if len(names) == 1:
         return _split_by_position(documents, held_out)
@@ -160,8 +169,6 @@ def split_documents(
 def _split_by_position(documents: Sequence[Document], held_out: float) -> tuple[list[Document], list[Document]]:
     begin, end = documents[0].start, documents[-1].stop
     border = _character_start(documents[0].path, begin + int((end - begin) * (1 - held_out)))
-    if not begin < border < end:
-        raise TitansError(f"{documents[0].path} has {end - begin} bytes, too few to hold some out: give a longer text")
     train = [replace(piece, stop=min(piece.stop, border)) for piece in documents if piece.start < border]
     return train, [replace(piece, start=max(piece.start, border)) for piece in documents if piece.stop > border]
 
@@ -232,6 +239,19 @@ def _read(path: Path, start: int, count: int) -> bytes:
 
 
 def _spool(source: str | Path, temporary: Path) -> None:
+    _copy(source, temporary)
+    head, name = _read(temporary, 0, _CHECKED_BYTES), "standard input" if str(source) == "-" else source
+    _refuse_empty(name, head)
+    check_text(name, 0, head, starts_inside=False, stops_inside=temporary.stat().st_size > len(head))
+
+
+def _refuse_empty(name: str | Path, head: bytes) -> None:
+    if not head:
+        raise TitansError(f"{name} is empty: give a file with text in it")
+
+
+def _copy(source: str | Path, temporary: Path) -> None:
+    """Writes the unpacked text of `source` to a file, a block at a time."""
     with temporary.open("wb") as target:
         if str(source) == "-":
             shutil.copyfileobj(sys.stdin.buffer, target)

@@ -91,8 +91,9 @@ class NeuralMemory(nn.Module):
         Raises:
             ValueError: x, state, mask or reset have the wrong shape or dtype.
         """
+        self._check(x, mask, reset)
         state = self.begin(x) if state is None else state
-        self._check(x, state, mask, reset)
+        self._check_state(x, state)
         mask = None if mask is None else mask.to(x.device, torch.bool)
         reset = None if reset is None else reset.to(x.device, torch.bool)
         if reset is not None and mask is not None:
@@ -193,7 +194,7 @@ class NeuralMemory(nn.Module):
         config = self.config
         return "chunked" if unsupported(x.device, config.chunk_size, config.gate_granularity) else "native"
 
-    def _check(self, x: Tensor, state: MemoryState, mask: Tensor | None, reset: Tensor | None) -> None:
+    def _check(self, x: Tensor, mask: Tensor | None, reset: Tensor | None) -> None:
         if x.dim() != 3 or x.shape[-1] != self.dim:
             raise ValueError(f"x must be [B, T, dim = {self.dim}], got {tuple(x.shape)}")
         if x.shape[1] == 0:
@@ -208,6 +209,10 @@ class NeuralMemory(nn.Module):
         for name, flags in (("mask", mask), ("reset", reset)):
             if flags is not None and flags.shape != x.shape[:2]:
                 raise ValueError(f"{name} must be [B, T] = {tuple(x.shape[:2])}, got {tuple(flags.shape)}")
+
+    def _check_state(self, x: Tensor, state: MemoryState) -> None:
+        if not isinstance(state, MemoryState):
+            raise ValueError(f"state must be the MemoryState of an earlier call, got {type(state).__name__}")
         if len(state.position) != len(x):
             raise ValueError(f"the state has {len(state.position)} rows, x has {len(x)}")
         if state.tail.shape[1:] != self._tail_shape:

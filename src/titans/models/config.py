@@ -2,10 +2,12 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from titans.errors import TitansError
 from titans.memory.config import MemoryConfig
+from titans.parsing import parse
 
 Variant = Literal["mac", "mag", "mal", "lmm", "attention"]
 VARIANTS = ("mac", "mag", "mal", "lmm", "attention")
@@ -87,34 +89,21 @@ class TitansConfig:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TitansConfig":
-        """The inverse of `to_dict`.
+    def from_dict(cls, values: dict[str, Any], path: Path | None = None) -> "TitansConfig":
+        """The inverse of `to_dict`, also after a way through JSON; what is missing gets its default.
+
+        Args:
+            path: the file that holds it, for the messages.
 
         Raises:
             TitansError: a key is unknown or a value impossible.
         """
         try:
-            values = dict(values)
-            if "memory" in values:
-                _known(MemoryConfig, values["memory"], "memory.")
-                values["memory"] = MemoryConfig(**values["memory"])
-            if values.get("memory_layers") is not None:
-                values["memory_layers"] = tuple(values["memory_layers"])
-            _known(cls, values, "")
-            return cls(**values)
-        except (TypeError, ValueError) as error:
-            raise TitansError(f"impossible configuration: {error}") from error
+            return parse(values, cls, all_known=True)
+        except ValueError as error:
+            place = "" if path is None else f" in {path}"
+            raise TitansError(f"impossible configuration{place}: {error}") from error
 
     def _require(self, name: str, holds: bool, expected: str) -> None:
         if not holds:
             raise ValueError(f"TitansConfig.{name} is {getattr(self, name)!r}; it must be {expected}")
-
-
-def _known(cls: type, values: dict[str, Any], prefix: str) -> None:
-    if not isinstance(values, dict):
-        raise TypeError(f"{prefix.rstrip('.') or 'the configuration'} is {values!r}, not a mapping of names to values")
-    unknown = sorted(values.keys() - {f.name for f in dataclasses.fields(cls)})
-    if unknown:
-        raise TitansError(
-            f"unknown configuration key {prefix}{unknown[0]}; was it written by a newer version of titans?"
-        )

@@ -8,6 +8,8 @@ from torch import Tensor
 from titans.models.language_model import TitansLM
 from titans.models.state import LMState
 
+COLDEST = 1e-6  # temperature above 0; logits divided by less could overflow
+
 
 @torch.no_grad()
 def generate(
@@ -42,7 +44,7 @@ def generate(
     Raises:
         ValueError: a prompt is empty, or a setting is out of range.
     """
-    _check(prompts, max_new_tokens, temperature, top_k, top_p)
+    _check(prompts, max_new_tokens, temperature, top_k, top_p, seed)
     device = model.embedding.weight.device
     logits, state = prefill(model, [prompt.to(device) for prompt in prompts], state)
     generators = [torch.Generator().manual_seed(seed * len(prompts) + row) for row in range(len(prompts))]
@@ -101,15 +103,22 @@ def _draw(logits: Tensor, temperature: float, top_k: int | None, top_p: float | 
 
 
 def _check(
-    prompts: Sequence[Tensor], max_new_tokens: int, temperature: float, top_k: int | None, top_p: float | None
+    prompts: Sequence[Tensor],
+    max_new_tokens: int,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    seed: int,
 ) -> None:
     if not prompts or min(len(prompt) for prompt in prompts) == 0:
         raise ValueError("every prompt needs at least one token")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or above")
+    if temperature != 0 and not COLDEST <= temperature < float("inf"):
+        raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or at least {COLDEST}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k is {top_k}; it must be at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}; it must be 0 or more, and below 2**32")

@@ -91,18 +91,20 @@ class TitansLM(nn.Module):
     ) -> tuple[Tensor, LMState]:
         """Mean cross-entropy in nats over labels [B, T] int64 that are not -100, and the state; see `forward`.
 
+        Without any label it is 0.
+
         weights: [B, T], how much each label counts in the mean; None for all the same.
         """
-        if labels.shape != tokens.shape:
-            raise ValueError(f"labels must be [B, T] = {tuple(tokens.shape)}, got {tuple(labels.shape)}")
+        self._check_labels(tokens, labels, weights)
         logits, after = self(tokens, state, mask, reset)
         logits, labels = logits.flatten(0, 1), labels.flatten()
         logits = logits.float() if logits.dtype == torch.bfloat16 else logits
-        if weights is None:
-            return F.cross_entropy(logits, labels, ignore_index=IGNORED), after
-        counted = weights.flatten() * (labels != IGNORED)
+        counted = (labels != IGNORED).to(logits.dtype)
+        if weights is not None:
+            counted = weights.flatten() * counted
         nats = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
-        return (nats * counted).sum() / counted.sum(), after
+        total = counted.sum()
+        return (nats * counted).sum() / torch.where(total > 0, total, 1), after
 
     def begin(self, rows: int) -> LMState:
         """The state before the first token of `rows` documents."""
@@ -129,12 +131,16 @@ class TitansLM(nn.Module):
             TitansError: a file is missing, damaged, of another kind, or does not fit the configuration.
         """
         folder = Path(folder)
-        config = TitansConfig.from_dict(read_json(folder / "config.json"))
-        tensors, _ = load_tensors(folder / "model.safetensors", "model")
+        path, weights = folder / "config.json", folder / "model.safetensors"
+        config = TitansConfig.from_dict(read_json(path), path)
+        tensors, header = load_tensors(weights, "model")
+        # Compared before the model is built: a damaged number could ask for more memory than there is.
+        if TitansConfig.from_dict(header, weights) != config:
+            raise TitansError(f"{weights} does not fit {path}, which is not the one it was saved with: restore it")
         model = cls(config)
         expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
         if {name: tensor.shape for name, tensor in tensors.items()} != expected:
-            raise TitansError(f"{folder / 'model.safetensors'} does not fit {folder / 'config.json'}")
+            raise TitansError(f"{weights} does not fit {path}: copy or make them again")
         if (dtype := tensors["embedding.weight"].dtype) != torch.float32:
             model = model.to(dtype)
         model.load_state_dict(tensors)
@@ -145,18 +151,31 @@ class TitansLM(nn.Module):
             raise ValueError(f"tokens must be [B, T] int64, got {tuple(tokens.shape)} {tokens.dtype}")
         if tokens.numel() == 0:
             raise ValueError(f"tokens is empty: {tuple(tokens.shape)}; pass at least one row of one token")
-        low, high = int(tokens.min()), int(tokens.max())
-        if low < 0 or high >= self.config.vocab_size:
-            bad = low if low < 0 else high
-            raise ValueError(f"token id {bad} is outside the vocabulary 0 ... {self.config.vocab_size - 1}")
+        self._check_ids("token id", tokens)
         for name, flags in (("mask", mask), ("reset", reset)):
             if flags is not None and flags.shape != tokens.shape:
                 raise ValueError(f"{name} must be [B, T] = {tuple(tokens.shape)}, got {tuple(flags.shape)}")
         if state is not None:
+            if not isinstance(state, LMState):
+                raise ValueError(f"the state must be an LMState, got a {type(state).__name__}")
             if state.config != self.config:
                 raise ValueError("the state belongs to a model with another configuration")
             if state.rows != len(tokens):
                 raise ValueError(f"the state has {state.rows} rows, tokens has {len(tokens)}")
+
+    def _check_labels(self, tokens: Tensor, labels: Tensor, weights: Tensor | None) -> None:
+        if labels.shape != tokens.shape or labels.dtype != torch.int64:
+            expected = f"[B, T] = {tuple(tokens.shape)} int64"
+            raise ValueError(f"labels must be {expected}, got {tuple(labels.shape)} {labels.dtype}")
+        if weights is not None and weights.shape != tokens.shape:
+            raise ValueError(f"weights must be [B, T] = {tuple(tokens.shape)}, got {tuple(weights.shape)}")
+        self._check_ids("label", labels.masked_fill(labels == IGNORED, 0))
+
+    def _check_ids(self, name: str, ids: Tensor) -> None:
+        low, high = (int(bound) for bound in ids.aminmax()) if ids.numel() else (0, 0)
+        if low < 0 or high >= self.config.vocab_size:
+            bad = low if low < 0 else high
+            raise ValueError(f"{name} {bad} is outside the vocabulary 0 ... {self.config.vocab_size - 1}")
 
 
 def empty_state(config: TitansConfig) -> LMState:

@@ -1,10 +1,12 @@
 """The state of a language model: an explicit value that makes any split of a stream equal one call."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from titans.errors import TitansError
 from titans.files import load_tensors, save_tensors
@@ -13,6 +15,9 @@ from titans.models.config import TitansConfig
 
 if TYPE_CHECKING:
     from titans.models.language_model import TitansLM
+
+_WEIGHTS = "weights"  # where a file keeps the fingerprint of the model that made the state
+_SAMPLES = 64  # numbers of each parameter that go into the fingerprint
 
 
 @dataclass(frozen=True)
@@ -65,24 +70,48 @@ class LMState(TensorTree):
         """Streams in the batch."""
         return len(self.position)
 
-    def save(self, path: str | Path) -> None:
-        """Writes the state to one safetensors file, atomically."""
-        save_tensors(path, "model state", self.tensors(), self.config.to_dict())
+    def save(self, path: str | Path, model: "TitansLM | None" = None) -> None:
+        """Writes the state to one safetensors file, atomically.
+
+        Args:
+            model: the model that made the state; `load` then refuses every model with other weights.
+        """
+        weights = {} if model is None else {_WEIGHTS: fingerprint(model)}
+        save_tensors(path, "model state", self.tensors(), self.config.to_dict() | weights)
 
     @classmethod
     def load(cls, path: str | Path, model: "TitansLM | None" = None) -> "LMState":
         """Reads what `save` wrote.
 
         Args:
-            model: the model that will use the state; its configuration must be the one in the file.
+            model: the model that will use the state; its configuration, and its weights if `save` knew them, must be
+                those of the model that made the state.
 
         Raises:
             TitansError: the file is missing, damaged, foreign, or belongs to another model.
         """
         tensors, header = load_tensors(path, "model state")
-        config = TitansConfig.from_dict(header)
+        weights = header.pop(_WEIGHTS, None)
+        config = TitansConfig.from_dict(header, Path(path))
         if model is not None and model.config != config:
             raise TitansError(f"{path} belongs to a model with another configuration; load it with that model")
+        if model is not None and weights is not None and weights != fingerprint(model):
+            raise TitansError(f"{path} belongs to a model with other weights; load it with the model that made it")
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+            raise TitansError(f"{path} holds NaN or infinite values, from which no memory recovers; make it again")
         from titans.models.language_model import empty_state  # the model knows the shape of its own state
 
         return empty_state(config).with_tensors(tensors)
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A short text that differs between models with different weights, from some numbers of each parameter.
+
+    They are rounded, so that the same model in another precision keeps its fingerprint.
+    """
+    digest = hashlib.sha256()
+    for parameter in model.parameters():
+        every = max(1, parameter.numel() // _SAMPLES)
+        some = parameter.detach().flatten()[::every].to("cpu", torch.bfloat16)
+        digest.update(some.view(torch.int16).numpy().tobytes())
+    return digest.hexdigest()[:16]

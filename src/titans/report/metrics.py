@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from titans.errors import TitansError
-from titans.report.parsing import parse
+from titans.parsing import parse
 from titans.report.results import Results, Training, TrainingPoint
 
 METRICS_NAME = "metrics.jsonl"

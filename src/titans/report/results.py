@@ -11,7 +11,7 @@ from pathlib import Path
 
 from titans.errors import TitansError
 from titans.files import read_json, write_json
-from titans.report.parsing import parse
+from titans.parsing import parse
 
 RESULTS_NAME = "results.json"
 

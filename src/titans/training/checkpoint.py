@@ -21,7 +21,9 @@ from torch import Tensor
 from torch.optim import AdamW
 
 from titans.errors import TitansError
-from titans.files import load_tensors, read_json, save_tensors, write_json
+from titans.files import load_tensors, read_json, save_tensors, write_json, writing
+from titans.parsing import parse
+from titans.training.config import TrainConfig
 from titans.training.model import CarriedState, StatefulModel, device_of
 from titans.training.optimizer import load_moments, moments
 
@@ -74,20 +76,21 @@ def save_checkpoint(
         TitansError: the disk is full or the folder cannot be written; the checkpoint before is intact.
     """
     target = run / f"{LINK}-{progressed.step:08}"
-    if not target.exists():
-        _make_room(run)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{LINK}-", suffix=".tmp", dir=run))
-        try:
-            _write(temporary, model, optimizer, state, progressed)
-            _flush_folder(temporary)
-            temporary.chmod(0o755)
-            temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    _point_link(run, target.name)
-    for old in run.glob(f"{LINK}-{'[0-9]' * 8}"):
-        if old != target:
-            shutil.rmtree(old)
+    with writing(run / LINK):
+        if not target.exists():
+            _make_room(run)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{LINK}-", suffix=".tmp", dir=run))
+            try:
+                _write(temporary, model, optimizer, state, progressed)
+                _flush_folder(temporary)
+                temporary.chmod(0o755)
+                temporary.rename(target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        _point_link(run, target.name)
+        for old in run.glob(f"{LINK}-{'[0-9]' * 8}"):
+            if old != target:
+                shutil.rmtree(old)
     return run / LINK
 
 
@@ -100,21 +103,38 @@ def load_checkpoint(run: Path, model: StatefulModel, optimizer: AdamW) -> tuple[
     folder = run / LINK
     if not (folder / "training.json").exists():
         raise TitansError(f"{run} holds no checkpoint to go on from: start the run again")
-    values = read_json(folder / "training.json")
-    try:
-        progressed = Progressed(**values)
-    except TypeError as error:
-        raise TitansError(f"{folder / 'training.json'} was written by another version of titans ({error})") from error
+    progressed = _read_progressed(folder)
     try:
         model.load_state_dict(type(model).load(folder).state_dict())
     except RuntimeError as error:
         raise TitansError(f"{folder} holds another model: build the model from its config.json") from error
-    tensors, _ = load_tensors(folder / "optimizer.safetensors", "optimizer")
+    path = folder / "optimizer.safetensors"
+    tensors, _ = load_tensors(path, "optimizer")
+    if "random/cpu" not in tensors:
+        raise TitansError(f"{path} is incomplete: it has no tensor random/cpu; copy it again")
     _set_random_state({name: tensors.pop(name) for name in list(tensors) if name.startswith("random/")})
     load_moments(model, optimizer, tensors)
     if not (folder / "state.safetensors").exists():
         return None, progressed
     return model.state_type.load(folder / "state.safetensors").to(device_of(model)), progressed
+
+
+def read_settings(checkpoint: Path) -> TrainConfig:
+    """The settings that a checkpoint was trained with.
+
+    Raises:
+        TitansError: the checkpoint is that of a model without its training, or damaged.
+    """
+    return TrainConfig.from_dict(_read_progressed(checkpoint).config, checkpoint / "training.json")
+
+
+def _read_progressed(checkpoint: Path) -> Progressed:
+    path = checkpoint / "training.json"
+    values = read_json(path)
+    try:
+        return parse(values, Progressed, all_known=True)
+    except ValueError as error:
+        raise TitansError(f"{path} is damaged or of another version of titans: {error}") from error
 
 
 def _write(
@@ -142,10 +162,7 @@ def _set_random_state(states: dict[str, Tensor]) -> None:
 
 def _make_room(run: Path) -> None:
     """Makes the run's folder, and removes what a killed process left in it."""
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TitansError(f"cannot write {run}: {error.strerror}; choose another folder") from error
+    run.mkdir(parents=True, exist_ok=True)
     for leftover in run.glob(f".{LINK}*.tmp"):
         if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)

@@ -1,9 +1,11 @@
 """TrainConfig: how a model is trained. Importing it does not import torch."""
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
 
 from titans.errors import TitansError
+from titans.parsing import parse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class TrainConfig:
         self._require("betas", averaging, "two numbers of at least 0 and below 1")
         self._require("clip_norm", self.clip_norm > 0, "above 0")
         self._require("precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
-        self._require("seed", self.seed >= 0, "0 or more")
+        self._require("seed", 0 <= self.seed < 2**63, "0 or more, and below 2**63")
 
     def _require(self, field: str, holds: bool, expected: str) -> None:
         if not holds:
@@ -65,18 +67,17 @@ class TrainConfig:
         return asdict(self) | {"betas": list(self.betas)}
 
     @classmethod
-    def from_dict(cls, values: dict) -> "TrainConfig":
+    def from_dict(cls, values: dict, path: Path | None = None) -> "TrainConfig":
         """What `to_dict` gave.
+
+        Args:
+            path: the file that holds it, for the messages.
 
         Raises:
             TitansError: an unknown field or a value that is not allowed.
         """
-        unknown = sorted(values.keys() - {field.name for field in fields(cls)})
-        if unknown:
-            raise TitansError(f"unknown training setting {unknown[0]!r}: it was written by another version of titans")
-        settings: dict[str, Any] = dict(values)
         try:
-            settings["betas"] = tuple(values["betas"])
-            return cls(**settings)
-        except (KeyError, TypeError, ValueError) as error:
-            raise TitansError(f"the training settings are damaged: {error}") from error
+            return parse(values, cls, all_known=True)
+        except ValueError as error:
+            place = "" if path is None else f" in {path}"
+            raise TitansError(f"impossible training settings{place}: {error}") from error

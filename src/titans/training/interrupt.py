@@ -1,4 +1,4 @@
-"""Ctrl-C as a request: the step under way is finished first."""
+"""Ctrl-C as a request: the step under way is finished first. And work that it must not interrupt."""
 
 import signal
 import sys
@@ -12,6 +12,16 @@ class Interrupt:
     """Whether the user has asked to stop."""
 
     requested = False
+
+
+@contextmanager
+def hold_interrupts() -> Iterator[None]:
+    """Ctrl-C and SIGTERM are heard only when the work inside is done; processes begun inside never hear Ctrl-C."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

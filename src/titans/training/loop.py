@@ -113,8 +113,11 @@ class _Run:
             if progressed.config.get(name) != value:
                 begun = progressed.config.get(name)
                 raise TitansError(f"{name} is {value}, but {self.out} was begun with {begun}: resume it with its own")
-        self.source.load_state_dict(progressed.cursor)
-        self.meter = Meter.from_dict(progressed.meter)
+        try:
+            self.source.load_state_dict(progressed.cursor)
+            self.meter = Meter.from_dict(progressed.meter)
+        except (KeyError, TypeError, ValueError) as error:
+            raise TitansError(f"{self.out / LINK / 'training.json'} is damaged ({error}): start a new run") from error
         self.metrics = MetricsFile(self.out, progressed.metrics_bytes)
         self.step = progressed.step
 

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from titans.errors import TitansError
+from titans.files import writing
+from titans.parsing import parse
 from titans.training.evaluate import Evaluation
 
 FILE = "metrics.jsonl"
@@ -23,12 +24,10 @@ class MetricsFile:
 
     def __init__(self, run: Path, length: int = 0) -> None:
         self._path = run / FILE
-        try:
+        with writing(self._path):
             run.mkdir(parents=True, exist_ok=True)
             self._path.touch()
             os.truncate(self._path, min(length, self.length))
-        except OSError as error:
-            raise TitansError(f"cannot write {self._path}: {error.strerror}; choose another folder") from error
 
     @property
     def length(self) -> int:
@@ -37,11 +36,8 @@ class MetricsFile:
 
     def append(self, line: dict) -> None:
         """Writes one line."""
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line, allow_nan=False) + "\n")
-        except OSError as error:
-            raise TitansError(f"cannot write {self._path}: {error.strerror}; the last checkpoint is intact") from error
+        with writing(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, allow_nan=False) + "\n")
 
 
 @dataclass
@@ -100,5 +96,5 @@ class Meter:
 
     @classmethod
     def from_dict(cls, values: dict) -> Self:
-        """What `to_dict` gave."""
-        return cls(**values)
+        """What `to_dict` gave. Raises ValueError for anything else."""
+        return parse(values, cls, all_known=True)

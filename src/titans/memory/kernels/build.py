@@ -20,7 +20,7 @@ import torch
 
 _FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-w")
-_TYPES = {torch.float32: ("-DREAL=float", "-DSINGLE"), torch.float64: ("-DREAL=double",)}
+DTYPES = {torch.float32: ("-DREAL=float", "-DSINGLE"), torch.float64: ("-DREAL=double",)}
 _log = logging.getLogger("titans")
 
 
@@ -38,7 +38,7 @@ def library(name: str, dtype: torch.dtype) -> ctypes.CDLL:
     compiler = shutil.which(os.environ.get("CC", "cc"))
     if compiler is None:
         raise BuildError("there is no C compiler: install gcc or clang, or name one in CC")
-    command = (compiler, *_FLAGS, *_TYPES[dtype], str(_FOLDER / f"{name}.c"))
+    command = (compiler, *_FLAGS, *DTYPES[dtype], str(_FOLDER / f"{name}.c"))
     path = _cache() / f"{name}-{hashlib.sha256(_identity(command)).hexdigest()[:16]}.so"
     if not path.exists():
         _compile(command, path)

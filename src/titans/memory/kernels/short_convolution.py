@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from titans.memory.kernels.build import fields, library, run_in_threads, unavailable
+from titans.memory.kernels.build import DTYPES, fields, library, run_in_threads, unavailable
 
 MAX_TAPS, LANES = 16, 16  # LANES: channels of the widest vector
 
@@ -27,7 +27,8 @@ class _Arguments(ctypes.Structure):
 def supported(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernel can compute this convolution."""
     channels, taps = weight.shape
-    return x.device.type == "cpu" and channels % LANES == 0 and taps <= MAX_TAPS and unavailable() is None
+    fits = x.device.type == "cpu" and x.dtype in DTYPES and channels % LANES == 0 and taps <= MAX_TAPS
+    return fits and unavailable() is None
 
 
 def native_convolution(x: Tensor, weight: Tensor, tail: Tensor, position: Tensor | None, silu: bool) -> Tensor:

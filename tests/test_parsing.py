@@ -1,9 +1,10 @@
 import re
 from dataclasses import dataclass, field
+from typing import Literal
 
 import pytest
 
-from titans.report.parsing import parse
+from titans.parsing import parse
 
 
 @dataclass
@@ -47,6 +48,27 @@ def test_builds_nested_dataclasses_and_fills_defaults():
 def test_an_error_names_the_place_and_what_was_expected(value, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         parse(value, Drawing)
+
+
+@dataclass
+class Settings:
+    colour: Literal["red", "blue"] = "red"
+    sizes: tuple[int, ...] | None = None
+    inner: Point | None = None
+
+
+def test_choices_and_tuples_of_any_length():
+    value = {"colour": "blue", "sizes": [1, 2, 3], "inner": {"x": 1}}
+    assert parse(value, Settings, all_known=True) == Settings("blue", (1, 2, 3), Point(1))
+    with pytest.raises(ValueError, match="colour should be one of red, blue, not 'green'"):
+        parse({"colour": "green"}, Settings)
+
+
+def test_unknown_keys_can_be_refused_at_any_depth():
+    assert parse({"shape": 1, "inner": {"x": 1, "z": 2}}, Settings) == Settings(inner=Point(1))
+    for value, key in (({"shape": 1}, "shape"), ({"inner": {"x": 1, "z": 2}}, "inner.z")):
+        with pytest.raises(ValueError, match=f"unknown key {key};"):
+            parse(value, Settings, all_known=True)
 
 
 def test_a_number_that_is_not_finite_becomes_none_only_where_allowed():

@@ -1,0 +1,64 @@
+"""Files are whole or absent, and what fails leaves nothing."""
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from titans.errors import TitansError
+from titans.files import load_tensors, read_json, removed_on_failure, save_tensors, write_text, writing
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "disk full while writing a: free some space"),
+        (OSError(errno.EROFS, "Read-only file system"), "cannot write a: Read-only file system; choose another folder"),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory"), "cannot write a: something on the way to it is a file"),
+    ],
+)
+def test_a_failure_to_write_is_one_clear_line(error: OSError, message: str) -> None:
+    with pytest.raises(TitansError, match=message), writing(Path("a")):
+        raise error
+
+
+def test_everybody_may_read_what_is_written(tmp_path: Path) -> None:
+    write_text(tmp_path / "text", "x")
+    save_tensors(tmp_path / "tensors", "model", {"a": torch.zeros(1)}, {})
+    assert [os.stat(tmp_path / name).st_mode & 0o777 for name in ("text", "tensors")] == [0o644, 0o644]
+
+
+@pytest.mark.parametrize("error", [TitansError, KeyboardInterrupt])
+def test_failed_work_leaves_a_folder_as_it_was(tmp_path: Path, error: type[BaseException]) -> None:
+    (tmp_path / "mine").write_text("mine")
+    for folder in (tmp_path, tmp_path / "new"):
+        with pytest.raises(error), removed_on_failure(folder):  # noqa: PT012
+            (folder / "run" / "deep").mkdir(parents=True)
+            (folder / "file").write_text("x")
+            (folder / "link").symlink_to(folder / "run")
+            raise error
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_work_that_succeeds_stays(tmp_path: Path) -> None:
+    with removed_on_failure(tmp_path / "new"):
+        (tmp_path / "new").mkdir()
+    assert (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("metadata", [{"titans": "model"}, {"titans": "model", "header": json.dumps([1])}])
+def test_a_file_without_its_header_is_damaged(tmp_path: Path, metadata: dict) -> None:
+    save_file({"a": torch.zeros(1)}, tmp_path / "file", metadata=metadata)
+    with pytest.raises(TitansError, match="file is damaged"):
+        load_tensors(tmp_path / "file", "model")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"a": ' + "9" * 5000 + "}", "\0"])
+def test_what_is_no_json_is_damaged(tmp_path: Path, text: str) -> None:
+    (tmp_path / "file").write_text(text)
+    with pytest.raises(TitansError, match="file is damaged"):
+        read_json(tmp_path / "file")
