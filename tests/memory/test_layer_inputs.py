@@ -186,4 +186,4 @@ def test_a_state_of_another_kind_is_refused():
 @pytest.mark.parametrize("shape", [(), (8,), (3, 8)])
 def test_an_input_without_rows_or_tokens_is_refused(shape):
     with pytest.raises(ValueError, match=r"x must be \[B, T, dim = 8\]"):
-        NeuralMemory(8, MemoryConfig(num_heads=2))(torch.randn(*shape))
+        NeuralMemory(8, MemoryConfig(num_heads=2))(torch.randn(shape))
