@@ -16,12 +16,23 @@ class Interrupt:
 
 @contextmanager
 def hold_interrupts() -> Iterator[None]:
-    """Ctrl-C and SIGTERM are heard only when the work inside is done; processes begun inside never hear Ctrl-C."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Ctrl-C and SIGTERM are heard only when the work inside is done; processes begun inside never hear Ctrl-C.
+
+    Blocking them is for those processes, which inherit it; here any other thread may still receive them. For the main
+    thread.
+    """
+    held = {signal.SIGINT, signal.SIGTERM}
+    heard: list[int] = []
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+    handlers = {number: signal.signal(number, lambda number, _: heard.append(number)) for number in held}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number in heard[:1]:
+            signal.raise_signal(number)
 
 
 @contextmanager
