@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from titans.memory import MemoryConfig, MemoryNetwork, Norm
-from titans.memory.networks import _MAX_SLOPE, LAYER_NORM_EPS, _ActivationBackward, squared_norm_bound
+from titans.memory.networks import LAYER_NORM_EPS, MAX_SLOPE, _ActivationBackward, squared_norm_bound
 
 HEADS, TOKENS, DIM = 2, 5, 4
 NETWORKS = [
@@ -96,7 +96,7 @@ def test_no_slope_is_steeper_than_the_guard_believes(name):
     z = torch.linspace(-20, 20, 400_001, dtype=torch.float64).requires_grad_()
     (slope,) = torch.autograd.grad({"gelu": F.gelu, "silu": F.silu, "relu": F.relu}[name](z).sum(), z)
     steepest = slope.abs().max().item()
-    assert steepest <= _MAX_SLOPE[name] <= steepest * 1.0001
+    assert steepest <= MAX_SLOPE[name] <= steepest * 1.0001
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=name_of)
