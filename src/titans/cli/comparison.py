@@ -38,7 +38,7 @@ from titans.training.recall import recall
 from titans.training.stream import StreamMoment, stream
 
 ROWS, LENGTH, LEARNING_RATE = 4, 512, 3e-3
-TRAINING_SHARE = 0.5  # of the time, for the slower model; the rest is the third training and the measurements
+TRAINING_SHARE = 0.38  # of the time, for the slower model; the rest is the third training and the measurements
 STREAM_TOKENS = 1_048_576
 DISTANCE_TOKENS = 300_000
 RECALL_DISTANCES = (256, 512, 1024, 2048, 4096, 8192)
