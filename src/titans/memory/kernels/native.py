@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from titans.memory.arguments import Call, memory_operation
+from titans.memory.chunked import open_gates
 from titans.memory.gates import MOMENTUM_SHARE, Gates
 from titans.memory.kernels.build import fields, library, run_in_threads, unavailable
 from titans.memory.layout import Layout, layout, take
@@ -70,7 +71,7 @@ def _native_titans(call: Call) -> tuple[Tensor, MemoryState]:
         raise ValueError(f"the native kernel cannot be used here: {reason}; chunk_titans can")
 
     plan = layout(state.position, length, state.chunk_size, call.mask, call.reset)
-    gates, old = _one_width(call.gates, network.depth), _one_width(_open_gates(state), network.depth)
+    gates, old = _one_width(call.gates, network.depth), _one_width(open_gates(state), network.depth)
     shape = _Shape(call, plan, gates.theta.shape[-1])
     tensors = (
         *(call.q, call.k, call.v),
@@ -97,11 +98,6 @@ def _native_titans(call: Call) -> tuple[Tensor, MemoryState]:
 
 
 native_titans = memory_operation(_native_titans)
-
-
-def _open_gates(state: MemoryState) -> Gates:
-    g, theta, *rest = state.gates
-    return Gates(g, rest[0] if rest else None, theta)
 
 
 def _one_width(gates: Gates, depth: int) -> Gates:
@@ -131,7 +127,7 @@ def _open_chunk(call: Call, plan: Layout) -> Gates:
             found = torch.where(old[:, None, :, None], before, found)
         return found.masked_fill(~filled[:, None, :, None], 0)
 
-    return call.gates.merge(_open_gates(state), pick)
+    return call.gates.merge(open_gates(state), pick)
 
 
 class _Shape:
