@@ -103,9 +103,9 @@ print(memory._fastest(torch.randn(1, 9, 16)))
 def test_the_result_of_compiling_is_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for _ in range(2):
-        build.library.cache_clear()
-        assert isinstance(build.library("chunk", torch.float64), ctypes.CDLL)
-    build.library.cache_clear()
+        build.compiled.cache_clear()
+        assert isinstance(build.compiled("chunk", torch.float64), ctypes.CDLL)
+    build.compiled.cache_clear()
     assert len(list((tmp_path / "titans").iterdir())) == 1
 
 
@@ -113,6 +113,6 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
     blocked = tmp_path / "file"
     blocked.write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
-    build.library.cache_clear()
-    assert isinstance(build.library("chunk", torch.float32), ctypes.CDLL)
-    build.library.cache_clear()
+    build.compiled.cache_clear()
+    assert isinstance(build.compiled("chunk", torch.float32), ctypes.CDLL)
+    build.compiled.cache_clear()

@@ -29,7 +29,7 @@ class BuildError(Exception):
 
 
 @functools.cache
-def library(name: str, dtype: torch.dtype) -> ctypes.CDLL:
+def compiled(name: str, dtype: torch.dtype) -> ctypes.CDLL:
     """The compiled kernel of NAME.c for float32 or float64.
 
     Raises:
@@ -54,7 +54,7 @@ def library(name: str, dtype: torch.dtype) -> ctypes.CDLL:
 def unavailable() -> str | None:
     """Why no kernel can be used on this machine, or None; the first call says so in the log as well."""
     try:
-        library("chunk", torch.float32)
+        compiled("chunk", torch.float32)
     except BuildError as error:
         _log.warning("the compiled kernels are not used, a slower form takes their place: %s", error)
         return str(error)

@@ -18,7 +18,7 @@
 
 enum { GELU, SILU, RELU };
 
-/* The arguments, in the order of `Arguments` in native.py. Contiguous arrays; NULL where something does not apply. */
+/* The arguments, in the order of `_Arguments` in native.py. Contiguous arrays; NULL where something does not apply. */
 typedef struct {
     int64_t B, T, H, d, hidden, L, C, R, G, activation, momentum, norm, group;
     double limit, share, max_slope;      /* limit 0: no guard */
@@ -418,8 +418,7 @@ static double squared_norm_bound(Work *w, long l) {
     }
     real scale = 0;
     for (long i = 0; i < size; i++) scale += w->gram[i * wide + i];
-    real tiny = sizeof(real) == 4 ? 1.17549435e-38f : 2.2250738585072014e-308;
-    scale = scale > tiny ? scale : tiny;
+    scale = scale > TINY ? scale : TINY;
     for (long i = 0; i < size * wide; i += LANES) store(w->gram + i, load(w->gram + i) / scale);
     product(w->gram2, wide, w->gram, wide, 1, w->gram, wide, size, size, wide, 1, 0);
     V total = {0};
@@ -449,8 +448,7 @@ static void guard(Work *w, real *next_pending) {
         for (long j = 0; j < C; j++)
             for (long t = 0; t < P; t += LANES) {
                 V e = load(w->eta[g] + t), left = 1 - e;
-                V ahead = e / pick(left > (real)(sizeof(real) == 4 ? 1.1920929e-07f : 2.220446049250313e-16), left,
-                                   fill(sizeof(real) == 4 ? 1.1920929e-07f : 2.220446049250313e-16));
+                V ahead = e / pick(left > EPSILON, left, fill(EPSILON));
                 store(strain + j * P + t, load(w->write[g] + j * P + t) + ahead * load(w->push[g] + j * P + t));
             }
         product(reach, P, bound, P, 1, strain, P, C, C, P, 1, l < w->L - 1);
@@ -462,8 +460,7 @@ static void guard(Work *w, real *next_pending) {
         }
         own[l] = most;
         for (long t = 0; t < C && call->momentum; t++) {
-            real left = 1 - w->eta[g][t], eps = sizeof(real) == 4 ? 1.1920929e-07f : 2.220446049250313e-16;
-            real ahead = w->eta[g][t] / (left > eps ? left : eps);
+            real left = 1 - w->eta[g][t], ahead = w->eta[g][t] / (left > EPSILON ? left : EPSILON);
             planned[t] += (w->carried[g][t] + ahead * w->survival[g][t]) * w->pending[l];
         }
         if (l > 0) above *= squared_norm_bound(w, l) * call->max_slope * call->max_slope;
@@ -524,6 +521,13 @@ static void read_out(Work *w) {
     }
 }
 
+/* [d_out][P] of layer l to w->t3, [C][d_out padded]: the contraction over tokens wants it so. */
+static void by_token(Work *w, const real *from, long l) {
+    for (long c = 0; c < w->C; c++)
+        for (long o = w->out[l]; o < w->wide[l]; o++) w->t3[c * w->wide[l] + o] = 0;
+    transpose(w->t3, w->wide[l], from, w->P, w->out[l], w->C);
+}
+
 /* W and S at the end of a full chunk, in place (`close` of chunked.py). */
 static void close_chunk(Work *w) {
     long C = w->C, P = w->P, end = C - 1;
@@ -532,9 +536,7 @@ static void close_chunk(Work *w) {
         real *W = w->W + w->offset[l], *S = w->S + w->offset[l];
         real kept = w->kept[g][end], carried = w->carried[g][end] * w->over_m[end];
         real survival = w->survival[g][end] * w->over_m[end];
-        for (long c = 0; c < C; c++)
-            for (long o = w->out[l]; o < wide; o++) w->t3[c * wide + o] = 0;
-        transpose(w->t3, wide, w->e[l], P, w->out[l], C);
+        by_token(w, w->e[l], l);
         for (long f = 0; f < w->in[l]; f++)
             for (long c = 0; c < C; c++) {
                 real a = w->a[l][f * P + c] * w->over_n[end];
@@ -727,10 +729,7 @@ static void read_backward(Work *w) {
                 store(w->dwrite[g] + i * P + t, load(w->dwrite[g] + i * P + t) + dp * score);
                 store(w->square2 + i * P + t, score * write * load(w->over_n + t));
             }
-        /* dz by token [t][o] */
-        for (long c = 0; c < C; c++)
-            for (long o = w->out[l]; o < wide; o++) w->t3[c * wide + o] = 0;
-        transpose(w->t3, wide, dz, P, w->out[l], C);
+        by_token(w, dz, l);
         /* de[o][i] -= sum_t dz[o][t] P[i][t]: by token of the chunk, [i][t] -> [t][i] */
         memset(w->square3, 0, C * P * sizeof(real));
         transpose(w->square3, P, w->square2, P, C, C);
@@ -811,9 +810,7 @@ static void surprise_backward(Work *w) {
             store(w->de[l - 1] + i, de * load(w->t1 + i) * curvature);
             store(w->t2 + i, de * slope);
         }
-        for (long c = 0; c < C; c++)
-            for (long o = w->out[l]; o < wide; o++) w->t3[c * wide + o] = 0;
-        transpose(w->t3, wide, w->e[l], P, w->out[l], C);
+        by_token(w, w->e[l], l);
         product(dW, wide, w->t2, P, 1, w->t3, wide, w->in[l], C, wide, 1, 1);
         product(w->de[l], P, W, 1, wide, w->t2, P, w->out[l], w->in[l], P, 1, 1);
     }
@@ -852,10 +849,8 @@ static void surprise_backward(Work *w) {
         real *W = w->W + w->offset[l], *dW = w->dW + w->offset[l];
         long wide = w->wide[l];
         product(w->da[l], P, W, wide, 1, dz, P, w->in[l], w->out[l], P, 1, 1);
-        for (long c = 0; c < C; c++)
-            for (long o = w->out[l]; o < wide; o++) w->t3[c * wide + o] = 0;
-        transpose(w->t3, wide, dz, P, w->out[l], C);
-        product(dW, wide, l == 0 ? w->a[0] : w->a[l], P, 1, w->t3, wide, w->in[l], C, wide, 1, 1);
+        by_token(w, dz, l);
+        product(dW, wide, w->a[l], P, 1, w->t3, wide, w->in[l], C, wide, 1, 1);
         if (l == 0) break;
         for (long i = 0; i < w->in[l] * P; i += LANES) {
             V value, slope, curvature;

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from titans.memory.arguments import Call, memory_operation
 from titans.memory.chunked import open_gates
 from titans.memory.gates import MOMENTUM_SHARE, Gates
-from titans.memory.kernels.build import fields, library, run_in_threads, unavailable
+from titans.memory.kernels.build import compiled, fields, run_in_threads, unavailable
 from titans.memory.layout import Layout, layout, take
 from titans.memory.networks import MAX_SLOPE
 from titans.memory.state import MemoryState
@@ -194,7 +194,7 @@ class _Native(torch.autograd.Function):
     def forward(ctx: Any, shape: _Shape, differentiable: bool, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         named = shape.name(tensors)
         q: Tensor = named["q"]
-        kernel = library("chunk", q.dtype)
+        kernel = compiled("chunk", q.dtype)
         results = {
             "y": torch.zeros_like(q),  # absent tokens are not written
             "pending_end": torch.empty_like(shape.pending),
@@ -236,7 +236,7 @@ class _Native(torch.autograd.Function):
         gradients = {name: room(name, x) for name, x in named.items()}
         found = {f"d{name}": x for name, x in gradients.items()}
         arguments = shape.arguments(**named, **ctx.kept, dy=dy.contiguous(), **given, **found)
-        run_in_threads(library("chunk", dy.dtype), arguments, dy.shape[0] * dy.shape[2], backward=True)
+        run_in_threads(compiled("chunk", dy.dtype), arguments, dy.shape[0] * dy.shape[2], backward=True)
         flat = []
         for name, value in gradients.items():
             parts = value if isinstance(value, tuple) else (value,)

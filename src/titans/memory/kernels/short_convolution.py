@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from titans.memory.kernels.build import DTYPES, fields, library, run_in_threads, unavailable
+from titans.memory.kernels.build import DTYPES, compiled, fields, run_in_threads, unavailable
 
 MAX_TAPS, LANES = 16, 16  # LANES: channels of the widest vector
 
@@ -48,7 +48,7 @@ def _call(position: Tensor | None, silu: bool, tensors: dict[str, Tensor], *, ba
         setattr(arguments, name, tensor.data_ptr())
     if position is not None:
         arguments.position = position.data_ptr()
-    run_in_threads(library("convolution", x.dtype), arguments, len(x), backward=backward)
+    run_in_threads(compiled("convolution", x.dtype), arguments, len(x), backward=backward)
 
 
 class _Convolution(torch.autograd.Function):

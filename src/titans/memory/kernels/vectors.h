@@ -1,5 +1,6 @@
 /* Vectors of the machine's width, for kernels that are compiled once with REAL = float (and SINGLE) and once with double. */
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -27,6 +28,8 @@ INLINE real sum(V v) {
 }
 
 #if defined(SINGLE)
+#define EPSILON FLT_EPSILON
+#define TINY FLT_MIN
 typedef int32_t VI __attribute__((vector_size(WIDTH)));
 INLINE V pick(VI where, V yes, V no) { return (V)(((VI)yes & where) | ((VI)no & ~where)); }
 /* exp by range reduction and a polynomial of degree 6; relative error 2e-7. */
@@ -41,6 +44,8 @@ INLINE V exponential(V x) {
     return (V)((VI)p + power);
 }
 #else
+#define EPSILON DBL_EPSILON
+#define TINY DBL_MIN
 typedef int64_t VI __attribute__((vector_size(WIDTH)));
 INLINE V pick(VI where, V yes, V no) { return (V)(((VI)yes & where) | ((VI)no & ~where)); }
 INLINE V exponential(V x) {
