@@ -37,9 +37,13 @@ def test_stream_equals_one_call_and_starts_over_when_the_text_ends(model):
     with Progress("test", stream=io.StringIO()) as progress:
         moments, state = stream(model, [text], 400, progress, piece=37, moments=4)
     tokens = torch.from_numpy(np.tile(text.tokens(0, 150), 3)[:400]).unsqueeze(0)
+    with Progress("test", stream=io.StringIO()) as progress:
+        _, halfway = stream(model, [text], 150, progress, piece=37)
+        _, later = stream(model, [text], 250, progress, piece=37, state=halfway)
     _, whole = model(tokens)
     for name, tensor in whole.tensors().items():
         torch.testing.assert_close(state.tensors()[name], tensor, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(later.tensors()[name], tensor, atol=1e-4, rtol=1e-4)
     assert [moment.tokens for moment in moments][-1] == 400
     assert len(moments) == 4
     assert all(moment.bits_per_token > 0 for moment in moments)

@@ -44,6 +44,7 @@ def stream(
     *,
     piece: int = 2048,
     moments: int = 50,
+    state: LMState | None = None,
 ) -> tuple[list[StreamMoment], LMState]:
     """Reads documents one after the other as a single text, without ever resetting the memory.
 
@@ -52,11 +53,12 @@ def stream(
         tokens: how many to read.
         piece: tokens per call.
         moments: measurements to take, evenly spaced.
+        state: what an earlier call returned, to go on from.
 
     Returns:
         The measurements, and the state after the last token.
     """
-    state, taken, read, nats, since = None, [], 0, 0.0, 0
+    taken, read, nats, since = [], 0, 0.0, 0
     started = mark = time.perf_counter()
     due = tokens / moments
     for window in _windows(documents, tokens, piece):
