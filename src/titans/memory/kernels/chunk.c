@@ -13,7 +13,6 @@
 
 #define MAX_LAYERS 4
 #define LAYER_NORM_EPS ((real)0.1)
-#define EIGHT 8
 #define UNROLLED _Pragma("GCC unroll 8")
 
 enum { GELU, SILU, RELU };
@@ -88,12 +87,21 @@ INLINE void activation(long kind, V z, V *value, V *slope, V *curvature) {
 
 /* ---- matrix products -------------------------------------------------------------------------------------------- */
 
-/* out[m][n] = sign * sum_k a[m am + k ak] b[k][n] (+ out), for `rows` x `vectors` tiles that stay in registers. */
+/* What becomes of a product p: out[m][n] = scale[n] p + keep[n] out + share other[m][n]. A scale or keep that is the
+   same for all columns is `scale_all` or `keep_all`, with NULL for the array; with keep 0 out need hold nothing. */
+typedef struct {
+    real scale_all, keep_all;
+    const real *scale, *keep, *other;
+    real share;
+} Epilogue;
+
+/* p[m][n] = sum_k a[m am + k ak] b[k][n], in tiles of `rows` x `vectors` that stay in registers. */
 INLINE void tile(const long rows, const long vectors, real *out, long ldo, const real *a, long am, long ak,
-                 const real *b, long ldb, long K, real sign, int add) {
+                 const real *b, long ldb, long K, const Epilogue *to, long row, long column) {
     V acc[8][4];
     UNROLLED for (long m = 0; m < rows; m++)
         UNROLLED for (long v = 0; v < vectors; v++) acc[m][v] = (V){0};
+    a += row * am, b += column, out += row * ldo + column;
     for (long k = 0; k < K; k++) {
         V x[4];
         UNROLLED for (long v = 0; v < vectors; v++) x[v] = load(b + k * ldb + v * LANES);
@@ -102,26 +110,29 @@ INLINE void tile(const long rows, const long vectors, real *out, long ldo, const
             UNROLLED for (long v = 0; v < vectors; v++) acc[m][v] += scalar * x[v];
         }
     }
-    UNROLLED for (long m = 0; m < rows; m++)
-        UNROLLED for (long v = 0; v < vectors; v++) {
-            real *to = out + m * ldo + v * LANES;
-            V x = acc[m][v] * sign;
-            if (add) x += load(to);
-            store(to, x);
-        }
+    UNROLLED for (long v = 0; v < vectors; v++) {
+        V scale = to->scale ? load(to->scale + column + v * LANES) : fill(to->scale_all);
+        V keep = to->keep ? load(to->keep + column + v * LANES) : fill(to->keep_all);
+        UNROLLED for (long m = 0; m < rows; m++) acc[m][v] *= scale;
+        if (to->keep || to->keep_all != 0)
+            UNROLLED for (long m = 0; m < rows; m++) acc[m][v] += load(out + m * ldo + v * LANES) * keep;
+        if (to->other)
+            UNROLLED for (long m = 0; m < rows; m++)
+                acc[m][v] += load(to->other + (row + m) * ldo + column + v * LANES) * to->share;
+        UNROLLED for (long m = 0; m < rows; m++) store(out + m * ldo + v * LANES, acc[m][v]);
+    }
 }
 
-#define ROWS(vectors, rows)                                                                                           \
-    for (; m + rows <= M; m += rows)                                                                                  \
-        tile(rows, vectors, out + m * ldo + n, ldo, a + m * am, am, ak, b + n, ldb, K, sign, add);
-#define COLUMNS(vectors, most)                                                                                        \
-    for (; n + vectors * LANES <= N; n += vectors * LANES) {                                                          \
-        long m = 0;                                                                                                   \
-        ROWS(vectors, most) ROWS(vectors, 4) ROWS(vectors, 2) ROWS(vectors, 1)                                        \
+#define ROWS(vectors, rows) \
+    for (; m + rows <= M; m += rows) tile(rows, vectors, out, ldo, a, am, ak, b, ldb, K, &to, m, n);
+#define COLUMNS(vectors, most)                                             \
+    for (; n + vectors * LANES <= N; n += vectors * LANES) {               \
+        long m = 0;                                                        \
+        ROWS(vectors, most) ROWS(vectors, 4) ROWS(vectors, 2) ROWS(vectors, 1) \
     }
 
-static void product(real *out, long ldo, const real *a, long am, long ak, const real *b, long ldb, long M, long K,
-                    long N, real sign, int add) {
+static void product_to(Epilogue to, real *out, long ldo, const real *a, long am, long ak, const real *b, long ldb, long M,
+                       long K, long N) {
     long n = 0;
 #if WIDTH == 64
     COLUMNS(4, 6) /* 24 of 32 registers; the others have 16 */
@@ -130,11 +141,41 @@ static void product(real *out, long ldo, const real *a, long am, long ak, const 
     COLUMNS(1, 8)
 }
 
+static void product(real *out, long ldo, const real *a, long am, long ak, const real *b, long ldb, long M, long K,
+                    long N, real sign, int add) {
+    product_to((Epilogue){.scale_all = sign, .keep_all = add}, out, ldo, a, am, ak, b, ldb, M, K, N);
+}
+
+/* out[m][n] for m >= n (and more), of a symmetric result; strips of `STRIP` columns begin at their diagonal. */
+#define STRIP (2 * LANES)
+static void lower_product(real *out, long ldo, const real *a, long am, long ak, const real *b, long ldb, long K, long N) {
+    for (long n = 0; n < N; n += STRIP)
+        product(out + n * ldo + n, ldo, a + n * am, am, ak, b + n, ldb, N - n, K, N - n < STRIP ? padded(N - n) : STRIP, 1, 0);
+}
+
+/* to[c][r] = row[r][c] for LANES rows that lie anywhere. */
+INLINE void transpose_rows(real *to, long ldt, const real *const row[LANES], long columns) {
+    long c = 0;
+    for (; c + LANES <= columns; c += LANES) {
+        V x[LANES];
+        EVERY_LANE for (long r = 0; r < LANES; r++) x[r] = load(row[r] + c);
+        transpose_block(x);
+        EVERY_LANE for (long i = 0; i < LANES; i++) store(to + (c + i) * ldt, x[i]);
+    }
+    for (; c < columns; c++)
+        EVERY_LANE for (long r = 0; r < LANES; r++) to[c * ldt + r] = row[r][c];
+}
+
 /* to[c][r] = from[r][c] */
 static void transpose(real *to, long ldt, const real *from, long ldf, long rows, long columns) {
-    for (long r0 = 0; r0 < rows; r0 += 8)
-        for (long c = 0; c < columns; c++)
-            for (long r = r0; r < (r0 + 8 < rows ? r0 + 8 : rows); r++) to[c * ldt + r] = from[r * ldf + c];
+    long r = 0;
+    for (; r + LANES <= rows; r += LANES) {
+        const real *row[LANES];
+        EVERY_LANE for (long i = 0; i < LANES; i++) row[i] = from + (r + i) * ldf;
+        transpose_rows(to + r, ldt, row, columns);
+    }
+    for (; r < rows; r++)
+        for (long c = 0; c < columns; c++) to[c * ldt + r] = from[r * ldf + c];
 }
 
 /* ---- one row and head: sizes, buffers --------------------------------------------------------------------------- */
@@ -142,7 +183,7 @@ static void transpose(real *to, long ldt, const real *from, long ldf, long rows,
 typedef struct {
     const Call *call;
     long d, L, C, P, G;                               /* P: C padded */
-    long in[MAX_LAYERS], out[MAX_LAYERS], wide[MAX_LAYERS]; /* d_in, d_out, d_out padded */
+    long in[MAX_LAYERS], out[MAX_LAYERS], columns[MAX_LAYERS], wide[MAX_LAYERS]; /* d_in, d_out, d_out padded, a row's length */
     long offset[MAX_LAYERS], matrices, state;         /* where layer l's weights are in a state; W's size; W and S */
     long b, h, r;                                     /* row, head, round */
     long last, any, full;                             /* last token's slot, whether the round has a token, is full */
@@ -151,13 +192,20 @@ typedef struct {
 
     real *nothing;                                    /* zeros [d] */
     real *W, *S, *pending;                            /* now; S = W + matrices */
-    real *q, *v, *a[MAX_LAYERS], *z[MAX_LAYERS], *e[MAX_LAYERS], *slope; /* surprise: inputs, before act, errors */
-    real *unit, *inverse, *want;                      /* layer norm of the last z; want = prediction - value */
+    /* surprise: one record, or in the backward pass one for every round of a group */
+    real *records;
+    long record;                                      /* their size */
+    real *a[MAX_LAYERS], *z[MAX_LAYERS], *bend[MAX_LAYERS]; /* inputs, before act, act'(z) */
+    real *e[MAX_LAYERS], *back[MAX_LAYERS];           /* errors; and before they went through act' */
+    real *slope, *unit, *inverse, *want;              /* layer norm of the last z; want = prediction - value */
+    real *q, *v;
     real *keep[MAX_LAYERS], *eta[MAX_LAYERS], *theta[MAX_LAYERS];       /* gates [P] */
     real *kept[MAX_LAYERS], *carried[MAX_LAYERS], *survival[MAX_LAYERS];
     real *write[MAX_LAYERS], *push[MAX_LAYERS];       /* [i][t]: weight of gradient i in W_t and in S_t */
+    real *write_at[MAX_LAYERS], *push_at[MAX_LAYERS]; /* the same, [t][i] */
+    real *written[MAX_LAYERS], *pushed[MAX_LAYERS];   /* the same at the chunk's end, [P] */
     real *n, *m, *over_n, *over_m;
-    real *x[MAX_LAYERS], *zr[MAX_LAYERS], *scores[MAX_LAYERS], *y, *runit, *rinverse; /* read */
+    real *x[MAX_LAYERS], *zr[MAX_LAYERS], *rbend[MAX_LAYERS], *scores[MAX_LAYERS], *y, *runit, *rinverse; /* read */
     real *t1, *t2, *t3, *square1, *square2, *square3, *gram, *gram2;
     /* gradients */
     real *dW, *dS, *da[MAX_LAYERS], *de[MAX_LAYERS], *dq, *dv, *dz, *dx, *dgamma, *dbeta;
@@ -173,6 +221,21 @@ static real *take(Work *w, long count) {
 
 static long gate_of(const Work *w, long layer) { return w->G == 1 ? 0 : layer; }
 
+/* Points the buffers of `surprise` at record i. */
+static void use_record(Work *w, long i) {
+    real *next = w->next;
+    w->next = w->records + i * w->record;
+    for (long l = 0; l < w->L; l++) {
+        w->a[l] = take(w, w->in[l] * w->P), w->z[l] = take(w, w->out[l] * w->P), w->e[l] = take(w, w->out[l] * w->P);
+        if (l == w->L - 1) break;
+        w->bend[l] = take(w, w->out[l] * w->P), w->back[l] = take(w, w->out[l] * w->P);
+    }
+    w->slope = take(w, w->P), w->inverse = take(w, w->P);
+    w->unit = take(w, w->d * w->P), w->want = take(w, w->d * w->P);
+    w->record = w->next - (w->records + i * w->record);
+    w->next = next;
+}
+
 /* Sets the buffers out in w->block, or with block NULL only counts them. */
 static long lay_out(Work *w, const Call *call, real *block, int backward) {
     memset(w, 0, sizeof *w);
@@ -182,7 +245,7 @@ static long lay_out(Work *w, const Call *call, real *block, int backward) {
     for (long l = 0; l < w->L; l++) {
         w->in[l] = l == 0 ? call->d : call->hidden;
         w->out[l] = l == w->L - 1 ? call->d : call->hidden;
-        w->wide[l] = padded(w->out[l]);
+        w->columns[l] = padded(w->out[l]), w->wide[l] = w->columns[l] + (w->columns[l] % 64 ? 0 : LANES);
         w->offset[l] = w->matrices;
         w->matrices += w->in[l] * w->wide[l];
     }
@@ -192,21 +255,21 @@ static long lay_out(Work *w, const Call *call, real *block, int backward) {
     w->W = take(w, w->state), w->S = w->W + w->matrices;
     w->pending = take(w, MAX_LAYERS);
     w->q = take(w, w->d * P), w->v = take(w, w->d * P), w->y = take(w, w->d * P);
-    w->unit = take(w, w->d * P), w->want = take(w, w->d * P), w->runit = take(w, w->d * P);
-    w->inverse = take(w, P), w->rinverse = take(w, P), w->slope = take(w, P);
+    w->runit = take(w, w->d * P), w->rinverse = take(w, P);
     w->n = take(w, P), w->m = take(w, P), w->over_n = take(w, P), w->over_m = take(w, P);
     for (long l = 0; l < w->L; l++) {
-        w->a[l] = take(w, w->in[l] * P), w->x[l] = take(w, w->in[l] * P);
-        w->z[l] = take(w, w->out[l] * P), w->e[l] = take(w, w->out[l] * P), w->zr[l] = take(w, w->out[l] * P);
-        w->scores[l] = take(w, w->C * P);
+        w->x[l] = take(w, w->in[l] * P), w->scores[l] = take(w, w->C * P);
+        w->zr[l] = take(w, w->out[l] * P), w->rbend[l] = take(w, w->out[l] * P);
     }
     for (long g = 0; g < w->G; g++) {
         w->keep[g] = take(w, P), w->eta[g] = take(w, P), w->theta[g] = take(w, P);
         w->kept[g] = take(w, P), w->carried[g] = take(w, P), w->survival[g] = take(w, P);
-        w->write[g] = take(w, w->C * P), w->push[g] = take(w, w->C * P);
+        w->write[g] = take(w, P * P), w->push[g] = take(w, P * P);
+        w->write_at[g] = take(w, P * P), w->push_at[g] = take(w, P * P);
+        w->written[g] = w->write_at[g] + (w->C - 1) * P, w->pushed[g] = w->push_at[g] + (w->C - 1) * P;
     }
-    w->t1 = take(w, widest * P), w->t2 = take(w, widest * P), w->t3 = take(w, w->C * widest);
-    w->square1 = take(w, w->C * P), w->square2 = take(w, w->C * P), w->square3 = take(w, w->C * P);
+    w->t1 = take(w, widest * P), w->t2 = take(w, widest * P), w->t3 = take(w, w->C * (widest + LANES));
+    w->square1 = take(w, P * P), w->square2 = take(w, P * P), w->square3 = take(w, P * P);
     w->gram = take(w, widest * widest), w->gram2 = take(w, widest * widest);
     if (backward) {
         w->dW = take(w, w->state), w->dS = w->dW + w->matrices;
@@ -216,11 +279,20 @@ static long lay_out(Work *w, const Call *call, real *block, int backward) {
         for (long l = 0; l < w->L; l++) w->da[l] = take(w, w->in[l] * P), w->de[l] = take(w, w->out[l] * P);
         for (long g = 0; g < w->G; g++) {
             w->dkept[g] = take(w, P), w->dcarried[g] = take(w, P);
-            w->dwrite[g] = take(w, w->C * P), w->dpush[g] = take(w, P);
+            w->dwrite[g] = take(w, P * P), w->dpush[g] = take(w, P);
         }
         w->starts = take(w, call->group * w->state);
     }
+    w->records = w->next;
+    use_record(w, 0);
+    w->next += (backward ? call->group : 1) * w->record;
     return w->next - w->block;
+}
+
+/* [C][C] in [P][P], zero around it. */
+static void transpose_square(const Work *w, real *to, const real *from) {
+    if (w->C < w->P) memset(to, 0, w->P * w->P * sizeof(real));
+    transpose(to, w->P, from, w->P, w->C, w->C);
 }
 
 /* Matrices of one layer between an array [d_in][d_out] and the padded form. */
@@ -240,38 +312,37 @@ static void save_matrix(const Work *w, real *to, const real *from, long l, int a
 
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
 
-/* Rows of the round's tokens in [B, T, H, d] to [d][P], eight at a time; zero where there is no token. */
+/* Rows of the round's tokens in [B, T, H, d] to [d][P]; zero where there is no token. */
 static void gather(const Work *w, real *to, const real *from) {
     const Call *call = w->call;
     long stride = call->H * w->d;
     const real *base = from + (w->b * call->T * call->H + w->h) * w->d;
-    for (long c = 0; c < w->P; c += EIGHT) {
-        const real *row[EIGHT];
-        for (long i = 0; i < EIGHT; i++) {
+    for (long c = 0; c < w->P; c += LANES) {
+        const real *row[LANES];
+        for (long i = 0; i < LANES; i++) {
             long token = c + i < w->C ? w->token[c + i] : -1;
             row[i] = token < 0 ? w->nothing : base + token * stride;
+            for (long f = 0; f < w->d; f += 16) __builtin_prefetch(row[i] + w->C * stride + f);
         }
-        long width = w->P - c < EIGHT ? w->P - c : EIGHT;
-        if (width == EIGHT) {
-            for (long f = 0; f < w->d; f++)
-                UNROLLED for (long i = 0; i < EIGHT; i++) to[f * w->P + c + i] = row[i][f];
-        } else {
-            for (long f = 0; f < w->d; f++)
-                for (long i = 0; i < width; i++) to[f * w->P + c + i] = row[i][f];
-        }
+        transpose_rows(to + c, w->P, row, w->d);
     }
 }
 
 static void scatter(const Work *w, real *to, const real *from) {
     const Call *call = w->call;
-    long stride = call->H * w->d;
+    long stride = call->H * w->d, f = 0;
     real *base = to + (w->b * call->T * call->H + w->h) * w->d;
-    for (long c = 0; c < w->C; c += EIGHT) {
-        long width = w->C - c < EIGHT ? w->C - c : EIGHT;
-        for (long f = 0; f < w->d; f++)
-            for (long i = 0; i < width; i++)
-                if (w->token[c + i] >= 0) base[w->token[c + i] * stride + f] = from[f * w->P + c + i];
-    }
+    for (; f + LANES <= w->d; f += LANES)
+        for (long c = 0; c < w->C; c += LANES) {
+            V x[LANES];
+            EVERY_LANE for (long i = 0; i < LANES; i++) x[i] = load(from + (f + i) * w->P + c);
+            transpose_block(x);
+            EVERY_LANE for (long i = 0; i < LANES; i++)
+                if (c + i < w->C && w->token[c + i] >= 0) store(base + w->token[c + i] * stride + f, x[i]);
+        }
+    for (; f < w->d; f++)
+        for (long c = 0; c < w->C; c++)
+            if (w->token[c] >= 0) base[w->token[c] * stride + f] = from[f * w->P + c];
 }
 
 /* Which tokens the round holds, and the sums of their gates (gates.py). */
@@ -308,19 +379,17 @@ static void open_round(Work *w) {
             kept *= keep[t], survival *= eta[t], carried = keep[t] * carried + survival;
             w->kept[g][t] = kept, w->carried[g][t] = carried, w->survival[g][t] = survival;
         }
-        /* Rows by token in square1 and square2, vectors along i; then transposed. */
-        for (long t = 0; t < w->C; t++) {
-            real *row = w->square1 + t * w->P, *moved = w->square2 + t * w->P;
+        real *write = w->write_at[g], *push = w->push_at[g];
+        for (long t = 0; t < w->C; t++, write += w->P, push += w->P) {
             for (long i = 0; i < w->P; i += LANES) {
                 V p = {0}, s = {0};
-                if (t) p = load(moved - w->P + i) * eta[t], s = load(row - w->P + i) * keep[t] + p;
-                store(moved + i, p), store(row + i, s);
+                if (t) p = load(push - w->P + i) * eta[t], s = load(write - w->P + i) * keep[t] + p;
+                store(push + i, p), store(write + i, s);
             }
-            row[t] = moved[t] = theta[t];
+            write[t] = push[t] = theta[t];
         }
-        memset(w->write[g], 0, w->C * w->P * sizeof(real)), memset(w->push[g], 0, w->C * w->P * sizeof(real));
-        transpose(w->write[g], w->P, w->square1, w->P, w->C, w->C);
-        transpose(w->push[g], w->P, w->square2, w->P, w->C, w->C);
+        transpose_square(w, w->write[g], w->write_at[g]);
+        transpose_square(w, w->push[g], w->push_at[g]);
     }
 }
 
@@ -355,7 +424,7 @@ static void surprise(Work *w) {
         for (long i = 0; i < w->out[l] * P; i += LANES) {
             V value, slope, curvature;
             activation(call->activation, load(w->z[l] + i), &value, &slope, &curvature);
-            store(w->a[l + 1] + i, value);
+            store(w->a[l + 1] + i, value), store(w->bend[l] + i, slope);
         }
     }
     if (L == 1) {
@@ -381,12 +450,9 @@ static void surprise(Work *w) {
             store(w->slope + t, r * largest);
         }
         for (long l = last; l > 0; l--) {
-            product(w->e[l - 1], P, w->W + w->offset[l], w->wide[l], 1, w->e[l], P, w->in[l], w->out[l], P, 1, 0);
-            for (long i = 0; i < w->in[l] * P; i += LANES) {
-                V value, slope, curvature;
-                activation(call->activation, load(w->z[l - 1] + i), &value, &slope, &curvature);
-                store(w->e[l - 1] + i, load(w->e[l - 1] + i) * slope);
-            }
+            product(w->back[l - 1], P, w->W + w->offset[l], w->wide[l], 1, w->e[l], P, w->in[l], w->out[l], P, 1, 0);
+            for (long i = 0; i < w->in[l] * P; i += LANES)
+                store(w->e[l - 1] + i, load(w->back[l - 1] + i) * load(w->bend[l - 1] + i));
         }
     }
     for (long c = 0; c < w->C; c++) {
@@ -400,30 +466,38 @@ static void surprise(Work *w) {
     }
 }
 
-/* `squared_norm_bound` of networks.py. */
+/* `squared_norm_bound` of networks.py: of both symmetric products only the lower half is computed. */
 static double squared_norm_bound(Work *w, long l) {
     const real *W = w->W + w->offset[l];
     long small = w->in[l] < w->out[l], size = small ? w->in[l] : w->out[l], wide = padded(size);
     if (small) {
-        for (long i = 0; i < size; i++)
-            for (long j = 0; j <= i; j++) {
-                V dot = {0};
-                for (long o = 0; o < w->wide[l]; o += LANES) dot += load(W + i * w->wide[l] + o) * load(W + j * w->wide[l] + o);
-                w->gram[i * wide + j] = w->gram[j * wide + i] = sum(dot);
-            }
-        for (long i = 0; i < size; i++)
-            for (long j = size; j < wide; j++) w->gram[i * wide + j] = 0;
+        memset(w->gram2, 0, w->out[l] * wide * sizeof(real));
+        transpose(w->gram2, wide, W, w->wide[l], w->in[l], w->out[l]);
+        lower_product(w->gram, wide, W, w->wide[l], 1, w->gram2, wide, w->out[l], size);
     } else {
-        product(w->gram, wide, W, 1, w->wide[l], W, w->wide[l], size, w->in[l], wide, 1, 0);
+        lower_product(w->gram, wide, W, 1, w->wide[l], W, w->wide[l], w->in[l], size);
     }
     real scale = 0;
     for (long i = 0; i < size; i++) scale += w->gram[i * wide + i];
-    scale = scale > TINY ? scale : TINY;
-    for (long i = 0; i < size * wide; i += LANES) store(w->gram + i, load(w->gram + i) / scale);
-    product(w->gram2, wide, w->gram, wide, 1, w->gram, wide, size, size, wide, 1, 0);
-    V total = {0};
-    for (long i = 0; i < size * wide; i += LANES) total += load(w->gram2 + i) * load(w->gram2 + i);
-    return (double)scale * pow((double)sum(total), 0.25);
+    scale = 1 / (scale > TINY ? scale : TINY);
+    for (long n = 0; n < size; n += STRIP) {  /* the upper half is the lower one's mirror image */
+        long end = n + STRIP < size ? n + STRIP : size;
+        for (long i = n; i < size; i++)
+            for (long j = n; j < padded(end); j += LANES) store(w->gram + i * wide + j, load(w->gram + i * wide + j) * scale);
+        if (end < size) transpose(w->gram + n * wide + end, wide, w->gram + end * wide + n, wide, size - end, end - n);
+    }
+    for (long i = 0; i < size; i++)
+        for (long j = size; j < wide; j++) w->gram[i * wide + j] = 0;
+    lower_product(w->gram2, wide, w->gram, wide, 1, w->gram, wide, size, size);
+    V once = {0}, twice = {0};
+    for (long n = 0; n < size; n += STRIP)
+        for (long i = n; i < size; i++)
+            for (long j = n; j < n + STRIP && j < wide; j += LANES) {
+                V x = load(w->gram2 + i * wide + j);
+                if (i < n + STRIP) once += x * x;
+                else twice += x * x;
+            }
+    return pow((double)(sum(once) + 2 * sum(twice)), 0.25) / scale;
 }
 
 /* The divisors n and m of every token, and what is pending at the chunk's end (`divisors`, `next_pending`). */
@@ -487,26 +561,26 @@ static void read_out(Work *w) {
     for (long l = 0; l < w->L; l++) {
         long g = gate_of(w, l);
         const real *x = l == 0 ? w->q : w->x[l];
-        for (long f = 0; f < w->in[l]; f++)
-            for (long t = 0; t < P; t += LANES) {
-                V value = load(x + f * P + t);
-                store(w->t1 + f * P + t, value * load(w->kept[g] + t));
-                store(w->t2 + f * P + t, value * load(w->carried[g] + t) * load(w->over_m + t));
-            }
-        product(w->zr[l], P, w->W + w->offset[l], 1, w->wide[l], w->t1, P, w->out[l], w->in[l], P, 1, 0);
+        real *carried = w->t1;
+        for (long t = 0; t < P; t += LANES) store(carried + t, load(w->carried[g] + t) * load(w->over_m + t));
+        /* kept W^T x + carried S^T x / m - e (write * scores) */
+        product(w->zr[l], P, w->W + w->offset[l], 1, w->wide[l], x, P, w->out[l], w->in[l], P, 1, 0);
         if (call->momentum)
-            product(w->zr[l], P, w->S + w->offset[l], 1, w->wide[l], w->t2, P, w->out[l], w->in[l], P, 1, 1);
+            product_to((Epilogue){.scale = carried, .keep = w->kept[g]}, w->zr[l], P, w->S + w->offset[l], 1, w->wide[l],
+                       x, P, w->out[l], w->in[l], P);
         product(w->scores[l], P, w->a[l], 1, P, x, P, w->C, w->in[l], P, 1, 0);
         for (long i = 0; i < w->C; i++)
             for (long t = 0; t < P; t += LANES)
                 store(w->square1 + i * P + t,
                       load(w->scores[l] + i * P + t) * load(w->write[g] + i * P + t) * load(w->over_n + t));
-        product(w->zr[l], P, w->e[l], P, 1, w->square1, P, w->out[l], w->C, P, -1, 1);
+        Epilogue rest = {.scale_all = -1, .keep_all = 1};
+        if (!call->momentum) rest.keep = w->kept[g];
+        product_to(rest, w->zr[l], P, w->e[l], P, 1, w->square1, P, w->out[l], w->C, P);
         if (l == last) break;
         for (long i = 0; i < w->out[l] * P; i += LANES) {
             V value, slope, curvature;
             activation(call->activation, load(w->zr[l] + i), &value, &slope, &curvature);
-            store(w->x[l + 1] + i, value);
+            store(w->x[l + 1] + i, value), store(w->rbend[l] + i, slope);
         }
     }
     if (w->L == 1) {
@@ -531,27 +605,23 @@ static void by_token(Work *w, const real *from, long l) {
 /* W and S at the end of a full chunk, in place (`close` of chunked.py). */
 static void close_chunk(Work *w) {
     long C = w->C, P = w->P, end = C - 1;
+    int momentum = w->call->momentum;
     for (long l = 0; l < w->L; l++) {
-        long g = gate_of(w, l), wide = w->wide[l], size = w->in[l] * wide;
-        real *W = w->W + w->offset[l], *S = w->S + w->offset[l];
-        real kept = w->kept[g][end], carried = w->carried[g][end] * w->over_m[end];
-        real survival = w->survival[g][end] * w->over_m[end];
+        long g = gate_of(w, l), wide = w->wide[l];
+        real *W = w->W + w->offset[l], *S = w->S + w->offset[l], over = w->over_n[end];
         by_token(w, w->e[l], l);
-        for (long f = 0; f < w->in[l]; f++)
-            for (long c = 0; c < C; c++) {
-                real a = w->a[l][f * P + c] * w->over_n[end];
-                w->t1[f * P + c] = a * w->write[g][c * P + end], w->t2[f * P + c] = a * w->push[g][c * P + end];
+        for (long t = 0; t < P; t += LANES) {
+            V written = load(w->written[g] + t) * over, pushed = load(w->pushed[g] + t) * over;
+            for (long f = 0; f < w->in[l]; f++) {
+                V a = load(w->a[l] + f * P + t);
+                store(w->t1 + f * P + t, a * written), store(w->t2 + f * P + t, a * pushed);
             }
-        if (w->call->momentum) {
-            for (long i = 0; i < size; i += LANES) {
-                V old = load(S + i);
-                store(W + i, load(W + i) * kept + old * carried), store(S + i, old * survival);
-            }
-            product(S, wide, w->t2, P, 1, w->t3, wide, w->in[l], C, wide, -1, 1);
-        } else {
-            for (long i = 0; i < size; i += LANES) store(W + i, load(W + i) * kept);
         }
-        product(W, wide, w->t1, P, 1, w->t3, wide, w->in[l], C, wide, -1, 1);
+        Epilogue to_weights = {.scale_all = -1, .keep_all = w->kept[g][end], .share = w->carried[g][end] * w->over_m[end]};
+        Epilogue to_momentum = {.scale_all = -1, .keep_all = w->survival[g][end] * w->over_m[end]};
+        if (momentum) to_weights.other = S;
+        product_to(to_weights, W, wide, w->t1, P, 1, w->t3, wide, w->in[l], C, w->columns[l]);
+        if (momentum) product_to(to_momentum, S, wide, w->t2, P, 1, w->t3, wide, w->in[l], C, w->columns[l]);
     }
 }
 
@@ -651,23 +721,21 @@ static void close_backward(Work *w) {
         real *W = w->W + w->offset[l], *S = w->S + w->offset[l], *dW = w->dW + w->offset[l], *dS = w->dS + w->offset[l];
         real kept = w->kept[g][end], carried = w->carried[g][end] * w->over_m[end];
         real survival = w->survival[g][end] * w->over_m[end], over = w->over_n[end];
-        for (long o = 0; o < w->out[l]; o++)
-            for (long c = 0; c < P; c++) {
-                real e = c < C ? w->e[l][o * P + c] * over : 0;
-                w->t1[o * P + c] = c < C ? e * w->write[g][c * P + end] : 0;
-                w->t2[o * P + c] = c < C ? e * w->push[g][c * P + end] : 0;
+        for (long t = 0; t < P; t += LANES) {
+            V written = load(w->written[g] + t) * over, pushed = load(w->pushed[g] + t) * over;
+            for (long o = 0; o < w->out[l]; o++) {
+                V e = load(w->e[l] + o * P + t);
+                store(w->t1 + o * P + t, e * written), store(w->t2 + o * P + t, e * pushed);
             }
+        }
         product(w->da[l], P, dW, wide, 1, w->t1, P, w->in[l], w->out[l], P, -1, 1);
         if (w->call->momentum) product(w->da[l], P, dS, wide, 1, w->t2, P, w->in[l], w->out[l], P, -1, 1);
         product(w->t1, P, dW, 1, wide, w->a[l], P, w->out[l], w->in[l], P, 1, 0);
         if (w->call->momentum) product(w->t2, P, dS, 1, wide, w->a[l], P, w->out[l], w->in[l], P, 1, 0);
         else memset(w->t2, 0, w->out[l] * P * sizeof(real));
         for (long t = 0; t < P; t += LANES) {
-            V of_write = {0}, of_push = {0}, written, pushed;
-            for (long i = 0; i < LANES; i++) {
-                written[i] = t + i < C ? w->write[g][(t + i) * P + end] * over : 0;
-                pushed[i] = t + i < C ? w->push[g][(t + i) * P + end] * over : 0;
-            }
+            V of_write = {0}, of_push = {0};
+            V written = load(w->written[g] + t) * over, pushed = load(w->pushed[g] + t) * over;
             for (long o = 0; o < w->out[l]; o++) {
                 V x1 = load(w->t1 + o * P + t), x2 = load(w->t2 + o * P + t), e = load(w->e[l] + o * P + t);
                 of_write += x1 * e, of_push += x2 * e;
@@ -731,12 +799,10 @@ static void read_backward(Work *w) {
             }
         by_token(w, dz, l);
         /* de[o][i] -= sum_t dz[o][t] P[i][t]: by token of the chunk, [i][t] -> [t][i] */
-        memset(w->square3, 0, C * P * sizeof(real));
-        transpose(w->square3, P, w->square2, P, C, C);
+        transpose_square(w, w->square3, w->square2);
         product(w->de[l], P, dz, P, 1, w->square3, P, w->out[l], C, P, -1, 1);
         /* da[f][i] += sum_t x[f][t] dscores[i][t] */
-        memset(w->square3, 0, C * P * sizeof(real));
-        transpose(w->square3, P, w->square1, P, C, C);
+        transpose_square(w, w->square3, w->square1);
         product(w->da[l], P, x, P, 1, w->square3, P, w->in[l], C, P, 1, 1);
         /* dx = kept u + carried s + a dscores; the gates' share on the way; x scaled for the weights' gradients */
         product(dx, P, w->a[l], P, 1, w->square1, P, w->in[l], C, P, 1, 0);
@@ -758,16 +824,12 @@ static void read_backward(Work *w) {
             store(w->dkept[g] + t, load(w->dkept[g] + t) + dkept);
             store(w->dcarried[g] + t, load(w->dcarried[g] + t) + dcarried * over);
         }
-        product(dW, wide, u, P, 1, w->t3, wide, w->in[l], C, wide, 1, 1);
-        if (call->momentum) product(dS, wide, s, P, 1, w->t3, wide, w->in[l], C, wide, 1, 1);
+        product(dW, wide, u, P, 1, w->t3, wide, w->in[l], C, w->columns[l], 1, 1);
+        if (call->momentum) product(dS, wide, s, P, 1, w->t3, wide, w->in[l], C, w->columns[l], 1, 1);
         if (l == 0) {
             for (long i = 0; i < w->d * P; i += LANES) store(w->dq + i, load(w->dq + i) + load(dx + i));
         } else {
-            for (long i = 0; i < w->in[l] * P; i += LANES) {
-                V value, slope, curvature;
-                activation(call->activation, load(w->zr[l - 1] + i), &value, &slope, &curvature);
-                store(dz + i, load(dx + i) * slope);
-            }
+            for (long i = 0; i < w->in[l] * P; i += LANES) store(dz + i, load(dx + i) * load(w->rbend[l - 1] + i));
         }
     }
 }
@@ -803,15 +865,14 @@ static void surprise_backward(Work *w) {
     for (long l = 1; l < L; l++) {
         real *W = w->W + w->offset[l], *dW = w->dW + w->offset[l];
         long wide = w->wide[l];
-        product(w->t1, P, W, wide, 1, w->e[l], P, w->in[l], w->out[l], P, 1, 0);
         for (long i = 0; i < w->in[l] * P; i += LANES) {
             V value, slope, curvature, de = load(w->de[l - 1] + i);
             activation(call->activation, load(w->z[l - 1] + i), &value, &slope, &curvature);
-            store(w->de[l - 1] + i, de * load(w->t1 + i) * curvature);
+            store(w->de[l - 1] + i, de * load(w->back[l - 1] + i) * curvature);
             store(w->t2 + i, de * slope);
         }
         by_token(w, w->e[l], l);
-        product(dW, wide, w->t2, P, 1, w->t3, wide, w->in[l], C, wide, 1, 1);
+        product(dW, wide, w->t2, P, 1, w->t3, wide, w->in[l], C, w->columns[l], 1, 1);
         product(w->de[l], P, W, 1, wide, w->t2, P, w->out[l], w->in[l], P, 1, 1);
     }
     if (L > 1) {
@@ -850,13 +911,10 @@ static void surprise_backward(Work *w) {
         long wide = w->wide[l];
         product(w->da[l], P, W, wide, 1, dz, P, w->in[l], w->out[l], P, 1, 1);
         by_token(w, dz, l);
-        product(dW, wide, w->a[l], P, 1, w->t3, wide, w->in[l], C, wide, 1, 1);
+        product(dW, wide, w->a[l], P, 1, w->t3, wide, w->in[l], C, w->columns[l], 1, 1);
         if (l == 0) break;
-        for (long i = 0; i < w->in[l] * P; i += LANES) {
-            V value, slope, curvature;
-            activation(call->activation, load(w->z[l - 1] + i), &value, &slope, &curvature);
-            store(dz + i, load(w->de[l - 1] + i) + load(w->da[l] + i) * slope);
-        }
+        for (long i = 0; i < w->in[l] * P; i += LANES)
+            store(dz + i, load(w->de[l - 1] + i) + load(w->da[l] + i) * load(w->bend[l - 1] + i));
     }
 }
 
@@ -866,11 +924,8 @@ static void gates_backward(Work *w) {
     long C = w->C, P = w->P, end = C - 1;
     for (long g = 0; g < w->G; g++) {
         /* by token: rows [t][i] */
-        real *dwrite = w->square1, *write = w->square2, *push = w->square3;
-        memset(dwrite, 0, C * P * sizeof(real)), memset(write, 0, C * P * sizeof(real)), memset(push, 0, C * P * sizeof(real));
-        transpose(dwrite, P, w->dwrite[g], P, C, C);
-        transpose(write, P, w->write[g], P, C, C);
-        transpose(push, P, w->push[g], P, C, C);
+        real *dwrite = w->square1, *write = w->write_at[g], *push = w->push_at[g];
+        transpose_square(w, dwrite, w->dwrite[g]);
         real *of_write = w->t1, *of_push = w->t2;
         for (long i = 0; i < P; i++) of_write[i] = 0, of_push[i] = i < C ? w->dpush[g][i] : 0;
         real of_kept = 0, of_carried = 0, of_survival = w->dsurvival[g];
@@ -913,7 +968,6 @@ static void load_divisors(Work *w, long job) {
 static void chunk_backward(Work *w, long job) {
     const Call *call = w->call;
     long P = w->P;
-    surprise(w);
     gather(w, w->q, call->q);
     load_divisors(w, job);
     read_out(w);
@@ -964,8 +1018,10 @@ static void backward_row(Work *w, long job) {
             open_round(w);
             if (w->any && begins(w)) begin_document(w);
             memcpy(w->starts + (w->r - begin) * w->state, w->W, w->state * sizeof(real));
-            if (!w->any || !w->full || w->r == end - 1) continue;
+            if (!w->any) continue;
+            use_record(w, w->r - begin);
             surprise(w);
+            if (!w->full || w->r == end - 1) continue;
             load_divisors(w, job);
             close_chunk(w);
         }
@@ -973,6 +1029,7 @@ static void backward_row(Work *w, long job) {
             open_round(w);
             if (!w->any) continue;
             memcpy(w->W, w->starts + (w->r - begin) * w->state, w->state * sizeof(real));
+            use_record(w, w->r - begin);
             chunk_backward(w, job);
             if (!begins(w)) continue;
             for (long l = 0; l < w->L; l++)

@@ -27,6 +27,7 @@ from titans.memory.state import MemoryState
 MAX_LAYERS, MAX_CHUNK = 4, 1024
 _ACTIVATIONS = ("gelu", "silu", "relu")
 _POINTER, _POINTERS = ctypes.c_void_p, ctypes.c_void_p * MAX_LAYERS
+_PER_TOKEN = ("q", "k", "v", "keep", "eta", "theta")
 _PER_ROW = ("w0", "gamma", "beta")
 
 
@@ -162,6 +163,7 @@ class _Shape:
             "fill": none if plan.old is None else (position % plan.unit).contiguous(),
             "first": none if plan.old is None else plan.old.any(-1).int().argmax(0),
         }
+        self.all_present = call.mask is None
         self.pending, self.slope = call.state.pending.contiguous(), call.state.slope.contiguous()
 
     def arguments(self, **tensors: Any) -> _Arguments:
@@ -175,6 +177,10 @@ class _Shape:
                 setattr(arguments, name, _POINTERS(*(x.data_ptr() for x in value)))
         arguments.owners = tensors  # pointers do not keep a tensor alive
         return arguments
+
+    def per_token(self, x: Tensor) -> Tensor:
+        """For a result [B, T, ...]: the kernel writes every token but the absent ones, which are zero."""
+        return torch.empty_like(x) if self.all_present else torch.zeros_like(x)
 
     def name(self, tensors: Sequence[Tensor | None]) -> dict[str, Any]:
         """The arguments that have gradients by their names in the kernel; tuples of one per memory layer."""
@@ -196,7 +202,7 @@ class _Native(torch.autograd.Function):
         q: Tensor = named["q"]
         kernel = compiled("chunk", q.dtype)
         results = {
-            "y": torch.zeros_like(q),  # absent tokens are not written
+            "y": shape.per_token(q),
             "pending_end": torch.empty_like(shape.pending),
             "slope_open": torch.zeros_like(shape.slope),
             "w_end": [torch.empty_like(x) for x in named["w"]],
@@ -230,6 +236,8 @@ class _Native(torch.autograd.Function):
             """For a gradient; those of parameters get one per row."""
             if x is None or isinstance(x, tuple):
                 return None if x is None else tuple(room(name, part) for part in x)
+            if name in _PER_TOKEN:
+                return shape.per_token(x)
             rows = (len(dy),) if name in _PER_ROW else ()
             return x.new_zeros(*rows, *x.shape)
 

@@ -53,3 +53,38 @@ INLINE V exponential(V x) {
     return x;
 }
 #endif
+
+/* x[i][j] = x[j][i] in registers: for every bit of an index, the two off-diagonal quarters change places. */
+#define LOW(i, bit) ((i) & (bit) ? LANES + ((i) ^ (bit)) : (i))
+#define HIGH(i, bit) ((i) & (bit) ? LANES + (i) : (i) | (bit))
+#define EACH2(F, i, bit) F(i, bit), F(i + 1, bit)
+#define EACH4(F, i, bit) EACH2(F, i, bit), EACH2(F, i + 2, bit)
+#define EACH8(F, i, bit) EACH4(F, i, bit), EACH4(F, i + 4, bit)
+#define EACH16(F, i, bit) EACH8(F, i, bit), EACH8(F, i + 8, bit)
+#if defined(SINGLE) && WIDTH == 64
+#define EACH EACH16
+#elif defined(SINGLE) && WIDTH == 32 || WIDTH == 64
+#define EACH EACH8
+#elif defined(SINGLE) || WIDTH == 32
+#define EACH EACH4
+#else
+#define EACH EACH2
+#endif
+#if defined(__clang__)
+#define SHUFFLE(x, y, F, bit) __builtin_shufflevector(x, y, EACH(F, 0, bit))
+#else
+#define SHUFFLE(x, y, F, bit) __builtin_shuffle(x, y, (VI){EACH(F, 0, bit)})
+#endif
+#define EVERY_LANE _Pragma("GCC unroll 16")
+#define EXCHANGE(bit)                                                                       \
+    EVERY_LANE for (long i = 0; i < LANES; i++) {                                           \
+        if (i & bit) continue;                                                              \
+        V a = x[i], b = x[i | bit];                                                         \
+        x[i] = SHUFFLE(a, b, LOW, bit), x[i | bit] = SHUFFLE(a, b, HIGH, bit);              \
+    }
+INLINE void transpose_block(V x[LANES]) {
+    EXCHANGE(1)
+    if (LANES > 2) EXCHANGE((LANES > 2 ? 2 : 1))
+    if (LANES > 4) EXCHANGE((LANES > 4 ? 4 : 1))
+    if (LANES > 8) EXCHANGE((LANES > 8 ? 8 : 1))
+}
