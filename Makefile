@@ -5,8 +5,9 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := $(VENV)/.peers
 
-.PHONY: quickstart test lint soak memory-gain constant
+.PHONY: quickstart test lint soak memory-gain constant bench
 
 quickstart: $(STAMP)
 	$(BIN)/titans quickstart $(ARGS)
@@ -23,6 +24,9 @@ memory-gain: $(STAMP)
 constant: $(STAMP)
 	$(BIN)/python benchmarks/constant.py $(ARGS)
 
+bench: $(PEERS)
+	$(BIN)/python benchmarks/performance.py $(ARGS)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,4 +39,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt torch
 	$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+# The packages that we are measured against.
+$(PEERS): $(STAMP)
+	$(BIN)/pip install --quiet $(PIP_ARGS) --constraint constraints.txt --editable '.[bench]'
 	touch $@

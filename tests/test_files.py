@@ -26,10 +26,31 @@ def test_a_failure_to_write_is_one_clear_line(error: OSError, message: str) -> N
         raise error
 
 
-def test_everybody_may_read_what_is_written(tmp_path: Path) -> None:
-    write_text(tmp_path / "text", "x")
-    save_tensors(tmp_path / "tensors", "model", {"a": torch.zeros(1)}, {})
-    assert [os.stat(tmp_path / name).st_mode & 0o777 for name in ("text", "tensors")] == [0o644, 0o644]
+@pytest.mark.parametrize(("umask", "rights"), [(0o022, 0o644), (0o077, 0o600)])
+def test_files_get_the_rights_that_the_user_gives_to_new_files(tmp_path: Path, umask: int, rights: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "text", "x")
+        save_tensors(tmp_path / "tensors", "model", {"a": torch.zeros(1)}, {})
+    finally:
+        os.umask(before)
+    assert [os.stat(tmp_path / name).st_mode & 0o777 for name in ("text", "tensors")] == [rights, rights]
+
+
+def test_a_link_stays_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    for text in ("first", "second"):
+        write_text(tmp_path / "link", text)
+        assert (tmp_path / "target").read_text() == text
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(TitansError, match="not a regular file; name another"):
+            write_text(tmp_path / name, "x")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.parametrize("error", [TitansError, KeyboardInterrupt])

@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read."""
+"""What a user is meant to read, and what the training loop has to tell apart."""
 
 
 class TitansError(Exception):
@@ -6,3 +6,7 @@ class TitansError(Exception):
 
     The command line prints it without a traceback and exits with code 2.
     """
+
+
+class NonFiniteError(ValueError):
+    """NaN or infinite numbers where a memory would keep them for ever."""

@@ -3,8 +3,8 @@
 import errno
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,27 +19,29 @@ from titans.errors import TitansError
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Calls `write` on a temporary file beside `path`, flushes it to disk and moves it into place.
 
-    A full disk, an interrupt or a crash leaves `path` as it was and no temporary file behind.
+    A full disk, an interrupt or a crash leaves `path` as it was and no temporary file behind. A symbolic link
+    stays one: what it points to is replaced.
 
     Raises:
-        TitansError: the folder cannot be written or the disk is full.
+        TitansError: the folder cannot be written, the disk is full, or `path` is a device, a pipe or a folder.
     """
     path = Path(path)
-    temporary: Path | None = None
     with writing(path):
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            raise TitansError(f"cannot write {path}: it is not a regular file; name another")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-            temporary = Path(name)
-            os.close(handle)
+            temporary.touch(exist_ok=False)
+            rights = temporary.stat().st_mode  # that the user gives to new files; safetensors makes its own narrower
             write(temporary)
-            temporary.chmod(0o644)
+            temporary.chmod(rights)
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
-            os.replace(temporary, path)
+            os.replace(temporary, target)
         finally:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

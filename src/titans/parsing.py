@@ -48,6 +48,21 @@ def parse(value: Any, kind: Any, at: str = "", *, all_known: bool = False) -> An
     return _printable(value) if kind is str and isinstance(value, str) else _expect(value, kind, at)
 
 
+def check_types(config: Any) -> None:
+    """Holds the fields of a dataclass to their annotations, as `parse` does for JSON values.
+
+    Raises:
+        ValueError: one line with the field, what is expected there and what was found.
+    """
+    hints: dict[str, Any] = get_type_hints(type(config))
+    for name, kind in hints.items():
+        value, at = getattr(config, name), f"{type(config).__name__}.{name}"
+        if not is_dataclass(kind):
+            parse(value, kind, at)
+        elif type(value) is not kind:
+            raise ValueError(f"{at} should be a {hints[name].__name__}, not {_name(value)}")
+
+
 def _parse_union(value: Any, kinds: tuple, at: str, inner: Callable) -> Any:
     if value is None and NoneType in kinds:
         return None
@@ -104,7 +119,7 @@ def _expect(value: Any, kind: type, at: str) -> Any:
 
 
 def _name(value: Any) -> str:
-    return WORDS[type(value)]
+    return WORDS.get(type(value), type(value).__name__)
 
 
 def _printable(text: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from titans.memory import MemoryState, chunk_titans, recurrent_titans, reference_titans
+from titans.memory import MemoryState, Norm, chunk_titans, native_titans, recurrent_titans, reference_titans
 
 OPERATIONS = [chunk_titans, recurrent_titans, reference_titans]
 every_operation = pytest.mark.parametrize("operation", OPERATIONS, ids=lambda f: f.__name__)
@@ -185,7 +185,7 @@ def test_gradients_stop_at_a_detached_state(new_case, new_problem, run):
 def refused(problem, match: str, **changes) -> None:
     names = ("q", "k", "v", "g", "log_eta", "theta", "weights", "norm")
     arguments = {name: getattr(problem, name) for name in names} | {"chunk_size": CHUNK} | changes
-    for operation in OPERATIONS:
+    for operation in [*OPERATIONS, native_titans]:
         with pytest.raises(ValueError, match=match) as caught:
             operation(**arguments)
         assert "\n" not in str(caught.value)
@@ -205,6 +205,11 @@ def test_wrong_shapes_are_refused(problem):
     refused(problem, "theta must be", theta=problem.theta[:, :, :1])
     refused(problem, "log_eta must be", log_eta=torch.zeros(2, 6, 2, 3))
     refused(problem, r"memory weights must be \[H, d_in, d_out\]", weights=(problem.weights[0], problem.weights[0]))
+    for shape in ((5,), (2, 6), (1,)):
+        refused(problem, r"norm must hold weight and bias \[H, d\]", norm=Norm(torch.ones(shape), torch.zeros(shape)))
+    refused(problem, "weights is empty", weights=())
+    refused(problem, "must be floating-point", q=torch.ones_like(problem.q, dtype=torch.int64))
+    refused(problem, "initial_state must be a MemoryState, got str", initial_state="x")
     refused(problem, r"mask must be \[B, T\]", mask=torch.ones(2, 5))
     refused(problem, r"reset must be \[B, T\]", reset=torch.ones(1, 6))
 
@@ -213,6 +218,8 @@ def test_wrong_boundaries_are_refused(problem):
     one = problem.at([0], list(range(6)))
     refused(problem, "cu_seqlens needs one packed row", cu_seqlens=torch.tensor([0, 6]))
     refused(one, "cu_seqlens needs one packed row", cu_seqlens=torch.tensor([0, 6]), mask=torch.ones(1, 6))
+    for bounds in ([], [0], [0.0, 6.0]):
+        refused(one, r"cu_seqlens must be \[N \+ 1\] int32 or int64", cu_seqlens=torch.tensor(bounds))
     for bounds in ([0, 5], [1, 6], [0, 4, 3, 6]):
         refused(one, "cu_seqlens must rise from 0 to T = 6", cu_seqlens=torch.tensor(bounds))
 

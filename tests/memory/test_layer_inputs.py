@@ -152,7 +152,9 @@ def test_a_state_of_another_batch_or_precision_is_refused(memory):
     _, state = memory(torch.randn(3, 5, DIM))
     refused("the state has 3 rows, x has 2", memory, torch.randn(2, 6, DIM), state)
     double = NeuralMemory(DIM, CONFIG).double()
-    refused("the memory state does not fit", double, torch.randn(3, 6, DIM).double(), state)
+    refused(
+        "the state is torch.float32, this memory keeps torch.float64", double, torch.randn(3, 6, DIM).double(), state
+    )
 
 
 @pytest.mark.parametrize(
@@ -171,11 +173,31 @@ def test_a_state_of_another_batch_or_precision_is_refused(memory):
         ("max_step", float("nan")),
         ("guard_limit", 0.0),
         ("guard_limit", 2.0),
+        ("depth", 1.5),
+        ("chunk_size", "16"),
+        ("num_heads", True),
+        ("momentum", "yes"),
     ],
 )
 def test_impossible_settings_are_named(field, value):
-    with pytest.raises(ValueError, match=f"MemoryConfig.{field} is {value!r}; it must be"):
+    with pytest.raises(ValueError, match=rf"MemoryConfig.{field} (is|should be) "):
         CONFIG.replace(**{field: value})
+
+
+@pytest.mark.parametrize("dim", [0, -4, 32.0])
+def test_an_impossible_width_is_refused(dim):
+    with pytest.raises(ValueError, match="it must be a whole number, at least 1"):
+        NeuralMemory(dim)
+
+
+@pytest.mark.parametrize("granularity", ["head", "channel"])
+@pytest.mark.parametrize("conv_size", [1, 4])
+def test_switches_go_together(granularity, conv_size):
+    config = CONFIG.replace(forgetting=False, gate_granularity=granularity, conv_size=conv_size)
+    memory, x = NeuralMemory(DIM, config), torch.randn(2, 11, DIM)
+    y, _ = memory(x)
+    begun, state = memory(x[:, :5])
+    torch.testing.assert_close(torch.cat([begun, memory(x[:, 5:], state)[0]], 1), y, atol=1e-5, rtol=1e-4)
 
 
 def test_a_state_of_another_kind_is_refused():

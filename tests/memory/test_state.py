@@ -47,6 +47,12 @@ def test_a_fresh_state_can_be_saved(tmp_path):
     assert_same(MemoryState.load(tmp_path / "state.safetensors"), fresh)
 
 
+def test_a_spoilt_state_is_refused(tmp_path):
+    state_of().map(lambda x: x * float("nan") if x.is_floating_point() else x).save(tmp_path / "state.safetensors")
+    with pytest.raises(TitansError, match=r"state\.safetensors is spoilt: .* holds NaN"):
+        MemoryState.load(tmp_path / "state.safetensors")
+
+
 def test_saving_over_a_state_leaves_no_other_file(tmp_path):
     state = state_of()
     for _ in range(2):

@@ -24,7 +24,7 @@ def test_missing_keys_get_their_defaults():
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"variant": "rnn"}, "TitansConfig.variant is 'rnn'; it must be one of mac, mag, mal, lmm, attention"),
+        ({"variant": "rnn"}, "TitansConfig.variant should be one of mac, mag, mal, lmm, attention, not 'rnn'"),
         ({"vocab_size": 0}, "vocab_size is 0; it must be at least 1"),
         ({"dim": 0}, "dim is 0"),
         ({"num_layers": 0}, "num_layers is 0"),
@@ -49,7 +49,9 @@ def test_missing_keys_get_their_defaults():
         ({"memory_layers": (-1,)}, "memory_layers"),
         ({"variant": "lmm", "num_heads": 3, "memory_layers": (0,)}, "dim is 16; it must be a multiple of 2 num_heads"),
         ({"rope_base": 0.0}, "rope_base is 0.0"),
-        ({"rope_base": float("nan")}, "rope_base is nan"),
+        ({"rope_base": float("nan")}, "rope_base should be a finite number"),
+        ({"window_size": 2.5}, "window_size should be a whole number, not a number"),
+        ({"memory_layers": 3}, "memory_layers should be a list, not a whole number"),
         ({"norm_eps": -1.0}, "norm_eps is -1.0"),
     ],
 )
@@ -57,6 +59,11 @@ def test_impossible_values_are_named(changes, match, new_config):
     with pytest.raises(ValueError, match=match) as caught:
         new_config(**changes)
     assert "\n" not in str(caught.value)
+
+
+def test_the_memory_is_no_dictionary():
+    with pytest.raises(ValueError, match=r"TitansConfig\.memory should be a MemoryConfig, not an object"):
+        TitansConfig(memory={"depth": 2})
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_a_checkpoint_without_random_generators_is_incomplete(tmp_path: Path, sm
         load(tmp_path, small_model)
 
 
-@pytest.mark.parametrize("call", ["tempfile.mkdtemp", "pathlib.Path.symlink_to"])
+@pytest.mark.parametrize("call", ["pathlib.Path.mkdir", "pathlib.Path.symlink_to"])
 def test_a_disk_without_room_for_a_folder_or_link_is_one_clear_line(
     tmp_path: Path, small_model, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:

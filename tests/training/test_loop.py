@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from titans.errors import TitansError
+from titans.errors import NonFiniteError, TitansError
 from titans.training.config import TrainConfig
 from titans.training.loop import train
 
@@ -158,8 +158,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
         with torch.no_grad():
             model.head.bias.fill_(math.nan)
 
-    with pytest.raises(TitansError, match=r"diverged at step 6 .*last checkpoint .* is intact.*learning_rate"):
+    match = r"diverged at step 6 .*last checkpoint .* is intact.*learning_rate"
+    with pytest.raises(TitansError, match=match):
         train(model, StopsAt(batches(), 6, break_model), CONFIG, tmp_path)
+
+    def refuse(*_arguments: object, **_named: object) -> None:
+        raise NonFiniteError("x holds NaN")  # as a memory does
+
+    with pytest.raises(TitansError, match=r"diverged at step \d+ .*last checkpoint .* is intact"):
+        train(model, StopsAt(batches(), 2, lambda: setattr(model, "loss", refuse)), CONFIG, tmp_path, resume=True)
     result = train(small_model(), batches(), CONFIG, tmp_path, resume=True)
     assert result.steps == 13
 

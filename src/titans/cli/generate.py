@@ -62,6 +62,8 @@ def run(
     from titans.training.checkpoint import find_checkpoint
     from titans.training.model import best_device
 
+    if "" in stop:
+        raise TitansError("--stop is empty text: give at least one character")
     if save_state is not None and save_state.is_dir():
         raise TitansError(f"--save-state {save_state} is a folder; name a file")
     blocks = _stdin_blocks() if prompt is None else _blocks(os.fsencode(prompt))

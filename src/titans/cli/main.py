@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from titans.errors import TitansError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 VERBS = {
     "quickstart": "train small models, compare them and write a report",
@@ -25,6 +25,7 @@ VERBS = {
     "eval": "measure a trained model on text",
     "generate": "let a trained model write, with a memory that can be saved",
     "report": "make a web page from a run",
+    "bench": "measure speed and memory, side by side",
 }
 
 
@@ -110,16 +111,40 @@ def _dispatch(arguments: list[str]) -> None:
         meant = f"did you mean {near[0]}?" if near else "see titans --help"
         raise TitansError(f"there is no {verb!r}: {meant}")
     else:
-        import tyro
+        _parse(verb, arguments[1:])()
 
-        module = importlib.import_module(f"titans.cli.{verb}")
-        tyro.cli(
-            module.run,
-            prog=f"titans {verb}",
-            description=module.__doc__,
-            args=arguments[1:],
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
+
+def _parse(verb: str, options: list[str]) -> "Callable[[], None]":
+    """The verb's `run` with its options filled in."""
+    from contextlib import redirect_stderr
+    from functools import partial, wraps
+
+    import tyro
+
+    module = importlib.import_module(f"titans.cli.{verb}")
+
+    @wraps(module.run)
+    def fill_in(**values: object) -> "Callable[[], None]":
+        return partial(module.run, **values)
+
+    config = (tyro.conf.FlagCreatePairsOff,)
+    with redirect_stderr(io.StringIO()) as complaint:
+        try:
+            return tyro.cli(fill_in, prog=f"titans {verb}", description=module.__doc__, args=options, config=config)
+        except SystemExit as stop:
+            if not stop.code:
+                raise
+    raise TitansError(f"{_unboxed(complaint.getvalue())}; see titans {verb} --help")
+
+
+def _unboxed(complaint: str) -> str:
+    """What tyro says in a box, in one line: what is wrong, and what may have been meant."""
+    import re
+
+    inside = "\n".join(line.strip("│| ") for line in complaint.splitlines()[1:])
+    parts = [" ".join(part.split()).rstrip(".") for part in re.split(r"^[─╰+-]{3,}.*$", inside, flags=re.MULTILINE)]
+    wrong, *rest = [part for part in parts if part]
+    return "; ".join([wrong, *(part for part in rest if part.startswith("Perhaps you meant"))])
 
 
 def _help() -> str:

@@ -9,11 +9,10 @@ Finding documents reads the first MiB of every file and nothing else; memory gro
 import gzip
 import hashlib
 import os
-import shutil
 import sys
 import sysconfig
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -238,32 +237,36 @@ def _read(path: Path, start: int, count: int) -> bytes:
         raise TitansError(f"cannot read {path}: {error.strerror}; check that it exists and may be read") from error
 
 
-def _spool(source: str | Path, temporary: Path) -> None:
-    _copy(source, temporary)
-    head, name = _read(temporary, 0, _CHECKED_BYTES), "standard input" if str(source) == "-" else source
-    _refuse_empty(name, head)
-    check_text(name, 0, head, starts_inside=False, stops_inside=temporary.stat().st_size > len(head))
-
-
 def _refuse_empty(name: str | Path, head: bytes) -> None:
     if not head:
         raise TitansError(f"{name} is empty: give a file with text in it")
 
 
-def _copy(source: str | Path, temporary: Path) -> None:
+def _spool(source: str | Path, temporary: Path) -> None:
     """Writes the unpacked text of `source` to a file, a block at a time."""
     with temporary.open("wb") as target:
         if str(source) == "-":
-            shutil.copyfileobj(sys.stdin.buffer, target)
+            _copy_text(sys.stdin.buffer.read1, target, "standard input")  # pyright: ignore[reportAttributeAccessIssue]
             return
         try:
-            stream: BinaryIO = open(source, "rb")  # noqa: SIM115 (closed below)
+            stream = open(source, "rb")  # noqa: SIM115 (closed below)
         except OSError as error:
             raise TitansError(f"cannot read {source}: {error.strerror}; check its permissions") from error
         with stream:
             try:
                 zipped = Path(source).suffix == ".gz"
-                blocks = gzip.GzipFile(fileobj=stream) if zipped else stream
-                shutil.copyfileobj(blocks, target)
+                # Of a damaged gz a whole block is unpacked first, so that it is not taken for a text of odd bytes.
+                _copy_text(gzip.GzipFile(fileobj=stream).read if zipped else stream.read1, target, source)
             except (gzip.BadGzipFile, EOFError, zlib.error) as error:
                 raise TitansError(f"{source} is not a whole gzip file ({error}): copy or compress it again") from error
+
+
+def _copy_text(read: Callable[[int], bytes], target: BinaryIO, name: str | Path) -> None:
+    """Copies all bytes, and refuses them at the first block that is not text."""
+    copied = 0
+    while block := read(_CHECKED_BYTES):
+        check_text(name, copied, block, starts_inside=copied > 0, stops_inside=True)
+        target.write(block)
+        copied += len(block)
+    if not copied:
+        _refuse_empty(name, b"")

@@ -1,4 +1,4 @@
-"""What the three forms of the memory operation (reference, chunked, recurrent) have in common: their arguments.
+"""What all forms of the memory operation (reference, chunked, recurrent, native) have in common: their arguments.
 
 Shapes, for B rows, T tokens, H heads, head dimension d, L memory layers:
 
@@ -19,10 +19,10 @@ Shapes, for B rows, T tokens, H heads, head dimension d, L memory layers:
     cu_seqlens      [N + 1] boundaries of N documents packed into one row (B = 1); the initial and final states
                     then have N rows. Each document equals a call of its own.
 
-They return outputs [B, T, H, d] and the final state. State and arithmetic are float32 (float64 if q is).
+They return outputs [B, T, H, d] and the final state. Shapes are checked, values are not: NaN, g or log_eta above 0 are
+the caller's business (`NeuralMemory` never makes them). State and arithmetic are float32 (float64 if q is).
 """
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -54,7 +54,7 @@ class Call:
 
 
 class MemoryOperation(Protocol):
-    """Signature shared by `chunk_titans`, `recurrent_titans` and `reference_titans`."""
+    """Signature shared by `reference_titans`, `chunk_titans`, `recurrent_titans` and `native_titans`."""
 
     def __call__(
         self,
@@ -140,6 +140,10 @@ def _check(
     if q.dim() != 4 or k.shape != q.shape or v.shape != q.shape:
         shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
         raise ValueError(f"q, k, v must share one shape [B, T, H, d]; got {shapes}")
+    if not q.dtype.is_floating_point:
+        raise ValueError(f"q, k, v must be floating-point tensors, got {q.dtype}")
+    if state is not None and not isinstance(state, MemoryState):
+        raise ValueError(f"initial_state must be a MemoryState, got {type(state).__name__}")
     rows, length, heads, head_dim = q.shape
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
     if chunk_size < 1:
@@ -153,12 +157,18 @@ def _check(
         weights = tuple(weight[0] for weight in state.weights)
     elif weights is None:
         weights = (q.new_zeros(heads, head_dim, head_dim),)
+    if not weights:
+        raise ValueError("weights is empty; give one [H, d_in, d_out] per memory layer, or None for a linear memory")
     weights = tuple(weight.to(dtype) for weight in weights)
     expansion = weights[0].shape[-1] // head_dim if len(weights) > 1 else 1
     network = MemoryNetwork(head_dim, len(weights), expansion, activation)
     for weight, dims in zip(weights, network.layer_dims, strict=True):
         if weight.shape != (heads, *dims):
             raise ValueError(f"memory weights must be [H, d_in, d_out] = {(heads, *dims)}, got {tuple(weight.shape)}")
+
+    if norm is not None and not (norm.weight.shape == norm.bias.shape == (heads, head_dim)):
+        shapes = f"{tuple(norm.weight.shape)} and {tuple(norm.bias.shape)}"
+        raise ValueError(f"norm must hold weight and bias [H, d] = {(heads, head_dim)}, got {shapes}")
 
     steps = (1, network.depth)
     channels = sum(d_in for d_in, _ in network.layer_dims)
@@ -175,6 +185,7 @@ def _check(
     if cu_seqlens is not None:
         if rows != 1 or mask is not None or reset is not None:
             raise ValueError("cu_seqlens needs one packed row (B = 1) and neither mask nor reset")
+        _check_borders(cu_seqlens, length)
         state_rows = len(cu_seqlens) - 1
     expected = MemoryState.fresh(
         weights,
@@ -214,6 +225,14 @@ def _gate(name: str, gate: Tensor, shape: tuple[int, int, int], widths: tuple[in
     return gate.to(dtype)
 
 
+def _check_borders(cu_seqlens: Tensor, length: int) -> None:
+    if cu_seqlens.dim() != 1 or cu_seqlens.dtype not in (torch.int32, torch.int64) or len(cu_seqlens) < 2:
+        found = f"{tuple(cu_seqlens.shape)} {cu_seqlens.dtype}"
+        raise ValueError(f"cu_seqlens must be [N + 1] int32 or int64 with N >= 1, got {found}")
+    if cu_seqlens[0] != 0 or cu_seqlens[-1] != length or bool((cu_seqlens.diff() < 0).any()):
+        raise ValueError(f"cu_seqlens must rise from 0 to T = {length}, got {cu_seqlens.tolist()}")
+
+
 def _flags(name: str, flags: Tensor | None, q: Tensor) -> Tensor | None:
     if flags is None:
         return None
@@ -239,10 +258,7 @@ def _run_packed(
     run: Callable[[Call], tuple[Tensor, MemoryState]], call: Call, cu_seqlens: Tensor
 ) -> tuple[Tensor, MemoryState]:
     """Documents packed into one row, run as rows of a padded batch."""
-    bounds = cu_seqlens.tolist()
-    lengths = [stop - start for start, stop in itertools.pairwise(bounds)]
-    if bounds[0] != 0 or bounds[-1] != call.q.shape[1] or min(lengths, default=0) < 0:
-        raise ValueError(f"cu_seqlens must rise from 0 to T = {call.q.shape[1]}, got {bounds}")
+    lengths = cu_seqlens.diff().tolist()
 
     def unpack(x: Tensor) -> Tensor:
         return torch.nn.utils.rnn.pad_sequence(list(x[0].split(lengths)), batch_first=True)

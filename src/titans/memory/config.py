@@ -4,6 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from titans.parsing import check_types
+
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryConfig:
@@ -37,12 +39,10 @@ class MemoryConfig:
     """the step-size guard that keeps repeated keys from making the memory diverge"""
 
     def __post_init__(self) -> None:
+        check_types(self)
         for name in ("num_heads", "expansion", "chunk_size", "conv_size"):
             _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
         _require("depth", self.depth, 1 <= self.depth <= 4, "1, 2, 3 or 4")
-        _require("activation", self.activation, self.activation in ("gelu", "silu", "relu"), "gelu, silu or relu")
-        granular = self.gate_granularity in ("head", "channel")
-        _require("gate_granularity", self.gate_granularity, granular, "head or channel")
         _require("max_step", self.max_step, 0 < self.max_step <= 2, "above 0 and at most 2")
         _require("guard_limit", self.guard_limit, 0 < self.guard_limit < 2, "above 0 and below 2")
 

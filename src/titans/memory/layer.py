@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titans.errors import NonFiniteError
 from titans.memory.arguments import MemoryOperation
 from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig
@@ -44,6 +45,8 @@ class NeuralMemory(nn.Module):
     def __init__(self, dim: int, config: MemoryConfig | None = None) -> None:
         super().__init__()
         config = config or MemoryConfig()
+        if type(dim) is not int or dim < 1:
+            raise ValueError(f"dim is {dim!r}; it must be a whole number, at least 1")
         if dim % config.num_heads:
             raise ValueError(f"dim is {dim}; it must be a multiple of MemoryConfig.num_heads = {config.num_heads}")
         self.dim, self.config = dim, config
@@ -90,6 +93,7 @@ class NeuralMemory(nn.Module):
 
         Raises:
             ValueError: x, state, mask or reset have the wrong shape or dtype.
+            NonFiniteError: x holds NaN or infinite values.
         """
         self._check(x, mask, reset)
         state = self.begin(x) if state is None else state
@@ -133,9 +137,8 @@ class NeuralMemory(nn.Module):
 
     def begin(self, x: Tensor) -> MemoryState:
         """The state before the first token of a document, for the rows of x [B, ...]."""
-        dtype = torch.float64 if self.output_norm.weight.dtype == torch.float64 else torch.float32
         return MemoryState.fresh(
-            tuple(weight.to(dtype) for weight in self.initial_weights),
+            tuple(weight.to(self._state_dtype) for weight in self.initial_weights),
             x.shape[0],
             chunk_size=self.config.chunk_size,
             num_gates=self.gates.num_forget,
@@ -143,6 +146,10 @@ class NeuralMemory(nn.Module):
             momentum=self.config.momentum,
             tail=self._tail_shape,
         )
+
+    @property
+    def _state_dtype(self) -> torch.dtype:
+        return torch.float64 if self.output_norm.weight.dtype == torch.float64 else torch.float32
 
     @property
     def _tail_shape(self) -> tuple[int, int]:
@@ -205,7 +212,7 @@ class NeuralMemory(nn.Module):
         if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f"x is {x.dtype} and the memory {dtype}; convert one of them, or use torch.autocast")
         if not bool(torch.isfinite(x).all()):
-            raise ValueError("x holds NaN or infinite values; the memory would never recover from them")
+            raise NonFiniteError("x holds NaN or infinite values; the memory would never recover from them")
         for name, flags in (("mask", mask), ("reset", reset)):
             if flags is not None and flags.shape != x.shape[:2]:
                 raise ValueError(f"{name} must be [B, T] = {tuple(x.shape[:2])}, got {tuple(flags.shape)}")
@@ -215,6 +222,9 @@ class NeuralMemory(nn.Module):
             raise ValueError(f"state must be the MemoryState of an earlier call, got {type(state).__name__}")
         if len(state.position) != len(x):
             raise ValueError(f"the state has {len(state.position)} rows, x has {len(x)}")
+        dtype = self._state_dtype
+        if state.weights[0].dtype != dtype:
+            raise ValueError(f"the state is {state.weights[0].dtype}, this memory keeps {dtype}; convert one of them")
         if state.tail.shape[1:] != self._tail_shape:
             raise ValueError(
                 f"the state belongs to another memory: its convolution tail is {tuple(state.tail.shape[1:])}, "
@@ -235,7 +245,7 @@ class GateProjections(nn.Module):
         self.config = config
         heads, depth = config.num_heads, config.depth
         channels = sum(d_in for d_in, _ in network.layer_dims)
-        self.num_forget = channels if config.gate_granularity == "channel" else depth
+        self.num_forget = channels if config.gate_granularity == "channel" and config.forgetting else depth
         self.step = _gate(dim, heads * depth, torch.zeros(heads * depth))
         self.momentum = _gate(dim, heads * depth, torch.zeros(heads * depth)) if config.momentum else None
         if not config.forgetting:

@@ -146,6 +146,9 @@ class MemoryState(TensorTree):
             single = {name: tensors[name] for name in ("position", "pending", "slope", "tail")}
         except KeyError as error:
             raise TitansError(f"{path} is incomplete: it has no tensor {error}") from error
+        for name, tensor in tensors.items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise TitansError(f"{path} is spoilt: {name} holds NaN or infinite values; go on from an earlier state")
         return cls(**single, **groups)  # pyright: ignore[reportArgumentType]
 
 

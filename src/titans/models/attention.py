@@ -109,8 +109,9 @@ class SlidingWindowAttention(Attention):
 
 def convolution_tail(rows: int, config: TitansConfig, channels: int, like: Tensor) -> Tensor:
     """An empty past for a convolution of the config's size."""
-    taps = config.memory.conv_size - 1 if config.memory.convolution else 0
-    return like.new_zeros(1).expand(rows, taps, channels if taps else 0)
+    if not config.memory.convolution:
+        return like.new_zeros(rows, 0, 0)
+    return like.new_zeros(1).expand(rows, config.memory.conv_size - 1, channels)
 
 
 def rotary_angles(position: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:

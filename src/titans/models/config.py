@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from titans.errors import TitansError
 from titans.memory.config import MemoryConfig
-from titans.parsing import parse
+from titans.parsing import check_types, parse
 
 Variant = Literal["mac", "mag", "mal", "lmm", "attention"]
 VARIANTS = ("mac", "mag", "mal", "lmm", "attention")
@@ -47,7 +47,7 @@ class TitansConfig:
     """the neural memory of each block"""
 
     def __post_init__(self) -> None:
-        self._require("variant", self.variant in VARIANTS, f"one of {', '.join(VARIANTS)}")
+        check_types(self)
         for name in ("vocab_size", "dim", "num_layers", "num_heads", "segment_size", "window_size"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("num_persistent_tokens", self.num_persistent_tokens >= 0, "at least 0")

@@ -8,6 +8,7 @@ from torch import Tensor
 from titans.models.language_model import TitansLM
 from titans.models.state import LMState
 
+ROW_STRIDE = 0x9E3779B97F4A7C15  # between the seeds of rows: far apart, and the first row's is the seed itself
 COLDEST = 1e-6  # temperature above 0; logits divided by less could overflow
 
 
@@ -47,7 +48,7 @@ def generate(
     _check(prompts, max_new_tokens, temperature, top_k, top_p, seed)
     device = model.embedding.weight.device
     logits, state = prefill(model, [prompt.to(device) for prompt in prompts], state)
-    generators = [torch.Generator().manual_seed(seed * len(prompts) + row) for row in range(len(prompts))]
+    generators = [torch.Generator().manual_seed((seed + row * ROW_STRIDE) % 2**63) for row in range(len(prompts))]
     stops = [sequence.tolist() for sequence in stop]
     new: list[list[int]] = [[] for _ in prompts]
     running = torch.ones(len(prompts), dtype=torch.bool)
@@ -110,15 +111,17 @@ def _check(
     top_p: float | None,
     seed: int,
 ) -> None:
+    if isinstance(prompts, Tensor) or not all(isinstance(p, Tensor) and p.dim() == 1 for p in prompts):
+        raise ValueError("prompts must be a list of int64 tensors [length], one per row")
     if not prompts or min(len(prompt) for prompt in prompts) == 0:
         raise ValueError("every prompt needs at least one token")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
     if temperature != 0 and not COLDEST <= temperature < float("inf"):
         raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or at least {COLDEST}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k is {top_k}; it must be at least 1")
+    if top_k is not None and (type(top_k) is not int or top_k < 1):
+        raise ValueError(f"top_k is {top_k}; it must be a whole number, at least 1")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1")
-    if not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed}; it must be 0 or more, and below 2**32")
+    if not 0 <= seed < 2**63:
+        raise ValueError(f"seed is {seed}; it must be 0 or more, and below 2**63")

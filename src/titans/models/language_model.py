@@ -147,6 +147,8 @@ class TitansLM(nn.Module):
         return model
 
     def _check(self, tokens: Tensor, state: LMState | None, mask: Tensor | None, reset: Tensor | None) -> None:
+        if not isinstance(tokens, Tensor):
+            raise ValueError(f"tokens must be a tensor [B, T] int64, got {type(tokens).__name__}")
         if tokens.dim() != 2 or tokens.dtype != torch.int64:
             raise ValueError(f"tokens must be [B, T] int64, got {tuple(tokens.shape)} {tokens.dtype}")
         if tokens.numel() == 0:

@@ -20,7 +20,7 @@ PAPER_SHAPES = {
 
 
 def _tiny() -> TitansConfig:
-    """About 0.3 M parameters, bytes: trains in minutes on two processor cores."""
+    """About 0.18 M parameters, bytes: trains in minutes on two processor cores."""
     memory = MemoryConfig(num_heads=2, expansion=2, chunk_size=32)
     return TitansConfig(dim=64, num_layers=2, num_heads=2, window_size=32, segment_size=32, memory=memory)
 

@@ -11,8 +11,8 @@ the old checkpoint or the new one.
 """
 
 import os
+import secrets
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,7 +58,7 @@ def find_checkpoint(folder: str | Path) -> Path:
     for candidate in (folder / LINK, folder):
         if (candidate / "config.json").exists():
             return candidate
-    raise TitansError(f"{folder} holds no checkpoint: name the folder of a run or of a saved model")
+    raise TitansError(f"{folder} holds no checkpoint: name the folder of a saved model or of a run that saved one")
 
 
 def refuse_to_overwrite(run: str | Path) -> None:
@@ -79,11 +79,11 @@ def save_checkpoint(
     with writing(run / LINK):
         if not target.exists():
             _make_room(run)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{LINK}-", suffix=".tmp", dir=run))
+            temporary = run / f".{LINK}-{secrets.token_hex(4)}.tmp"
             try:
+                temporary.mkdir()  # with the rights that the user gives to new folders
                 _write(temporary, model, optimizer, state, progressed)
                 _flush_folder(temporary)
-                temporary.chmod(0o755)
                 temporary.rename(target)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)

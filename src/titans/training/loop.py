@@ -9,7 +9,7 @@ from pathlib import Path
 from torch.nn.utils import clip_grad_norm_
 
 from titans.data.batches import BatchSource
-from titans.errors import TitansError
+from titans.errors import NonFiniteError, TitansError
 from titans.training.checkpoint import LINK, Progressed, load_checkpoint, refuse_to_overwrite, save_checkpoint
 from titans.training.config import TrainConfig
 from titans.training.evaluate import Evaluation, evaluate
@@ -129,10 +129,13 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         batch = self.source.next().to(self.device)
-        with autocast(self.device, self.config.precision):
-            loss, state = self.model.loss(
-                batch.tokens, batch.labels, state=self.state, reset=batch.reset, weights=batch.weights
-            )
+        try:
+            with autocast(self.device, self.config.precision):
+                loss, state = self.model.loss(
+                    batch.tokens, batch.labels, state=self.state, reset=batch.reset, weights=batch.weights
+                )
+        except NonFiniteError as error:
+            raise TitansError(self._diverged(step, math.nan, math.nan)) from error
         loss.backward()
         grad_norm = clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         nats, norm = loss.item(), grad_norm.item()

@@ -1,0 +1,101 @@
+"""Every subject of `titans bench` with other packages beside our forms, and docs/performance.md from the results.
+
+Each subject is saved when it is done, with the command that measured it; a subject measured again replaces its numbers
+only. What an interrupt leaves is the last complete file.
+
+    python benchmarks/performance.py                        (everything: make bench)
+    python benchmarks/performance.py memory --threads 1
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import peers
+from performance_page import HEADLINES, render
+
+from titans.bench import decode, memory, model, stream
+from titans.bench.contest import Contest
+from titans.bench.figure import draw
+from titans.bench.results import Measurements, measure
+from titans.bench.table import show
+from titans.cli.findings import machine
+from titans.files import read_json, write_json, write_text
+
+SUBJECTS = ("memory", "model", "decode", "stream")
+
+
+def contests(subject: str, folder: Path, quick: bool) -> list[Contest]:
+    """Those of `titans bench` with peers."""
+    if subject == "memory":
+        return memory.contests(quick=quick, peers=peers.layers)
+    if subject == "model":
+        return model.contests(quick=quick, peers=peers.models)
+    return (decode if subject == "decode" else stream).contests(folder, quick=quick)
+
+
+def publish(found: dict[str, Measurements], out: Path, page: Path) -> None:
+    """Writes numbers, picture and page."""
+    ordered = {subject: found[subject] for subject in SUBJECTS if subject in found}
+    picture = out.with_suffix(".svg")
+    shown = [outcome for each in ordered.values() for outcome in each.outcomes if outcome.title.startswith(HEADLINES)]
+    write_json(out, {subject: each.to_dict() for subject, each in ordered.items()})
+    draw([outcome for outcome in shown if outcome.threads == shown[0].threads], picture)
+    write_text(page, render(ordered, out, picture, page.parent))
+
+
+def earlier(out: Path) -> dict[str, Measurements]:
+    """What is in the file already, by subject."""
+    try:
+        stored = read_json(out) if out.exists() else {}
+        return {subject: Measurements.from_dict(values) for subject, values in stored.items()}
+    except ValueError as error:
+        raise SystemExit(f"{out} cannot be gone on with ({error}): remove it") from error
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"some of {', '.join(SUBJECTS)}; default: all")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/performance.json"))
+    parser.add_argument("--page", type=Path, default=Path("docs/performance.md"))
+    parsed = parser.parse_args()
+    if unknown := set(parsed.subjects) - set(SUBJECTS):
+        parser.error(f"there is no subject {', '.join(sorted(unknown))}; choose from {', '.join(SUBJECTS)}")
+    if parsed.rounds < 1 or min(parsed.threads) < 1:
+        parser.error("--rounds and --threads must be at least 1")
+    return parsed
+
+
+def main() -> None:
+    options = arguments()
+    found = earlier(options.out)
+    settings = f"--threads {' '.join(map(str, options.threads))} --rounds {options.rounds}"
+    settings += " --quick" if options.quick else ""
+    try:
+        with TemporaryDirectory() as folder:
+            for subject in options.subjects or SUBJECTS:
+                found[subject] = measure(
+                    subject,
+                    contests(subject, Path(folder), options.quick),
+                    rounds=options.rounds,
+                    threads=options.threads,
+                    peaks=not options.quick,
+                    command=f"python benchmarks/performance.py {subject} {settings}",
+                    machine=machine(),
+                    packages=peers.versions(),
+                )
+                for outcome in found[subject].outcomes:
+                    show(outcome)
+                publish(found, options.out, options.page)
+    except KeyboardInterrupt:
+        print("interrupted: subjects that were done are saved", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""docs/performance.md: what performance.py measured, as tables, with how it was measured and how to read it."""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from peers import COARSEST, LLAMA, MAC, MAMBA, PER_TOKEN, PLAIN_MAC
+
+from titans.bench.contest import Outcome, Result
+from titans.bench.results import Measurements
+from titans.bench.table import heading, short, to_markdown
+
+HEADLINES = ("layer, forward + backward, D", "training step", "decoding", "reading")
+"""Titles of the outcomes that the picture shows."""
+
+_INTRODUCTION = """# Performance
+
+Written by `make bench`. Every number comes from the command above its table; compare only within a table, where the
+contenders took turns.
+
+## How it was measured
+
+- **In turns.** All contenders of a table are built in one process, run once without being timed, and then take turns,
+  A B A B, round after round. *tokens/s* and *µs/token* are medians over the rounds, *spread* is the distance between
+  the quartiles as a share of the median, and *speed* is the median of the ratios to the contender named below the
+  table, each of two times of the same round: what else the machine does falls on both.
+- **Memory.** For each contender a fresh process builds it and does the work twice; *memory MB* is the most that the
+  process held during the work, less what it held before. Parameters and inputs are not in it; activations, gradients,
+  an optimiser's moments and the libraries' buffers are.
+- **Forward + backward** is the outputs' sum and its gradients, those of the input included. A **training step** is
+  forward pass, loss, backward pass, clipping and AdamW, the same for all.
+- float32, random inputs, freshly initialised weights. Nothing here says how well a model learns.
+
+## The share of a matrix product
+
+*of matmul* is the rate of the operation, in floating-point operations per second, as a share of what a product of two
+1024 x 1024 matrices reached in the same round. Only the matrix products of the dual form are counted, a multiplication
+and an addition being two operations. For each token and head, with d the head dimension, h the hidden width and C the
+chunk length:
+
+| | depth 2 | linear (depth 1) |
+|---|---|---|
+| surprise | 4 d h | 2 d² |
+| the error's way back | 2 d h | - |
+| reading with W and with S | 8 d h | 4 d² |
+| scores, and their product with the errors | 4 C (d + h) | 4 C d |
+| writing into W and into S | 8 d h | 4 d² |
+| weights of past gradients | 2 C² | 2 C² |
+| together | **22 d h + 4 C (d + h) + 2 C²** | **10 d² + 4 C d + 2 C²** |
+
+and three times that with the backward pass. Not counted are the step-size guard, the gates of a second memory layer,
+activations and norms, and what the backward pass computes anew; all of them take time, so the share is a lower bound.
+
+## The other packages
+
+- **titans-pytorch** is the one other implementation of this memory in use. Layers have the same width, heads and memory
+  network. Chunk 1 with batches of 64 has gates for every token and takes gradients at weights at most 64 tokens old.
+  Chunks of 16 and 64 have one gate for 16 and 64 tokens and take all gradients at the first weights, their fastest
+  setting. Its accelerated scan is for GPUs and is off. *its script* is the model of its `train_mac.py`; *plain* is that
+  without what the script adds to the paper. Its parameters are copied once so that AdamW can step them.
+- **Gated delta rule** (Qwen3-Next) and **Mamba2** are linear recurrences without a network inside, in the PyTorch form
+  that transformers falls back to on a processor; their own kernels are for GPUs. **Llama** is full attention over the
+  row (SDPA). They are other layers for the same purpose, not other implementations of this one.
+"""
+
+_SUMMARY = """## In short
+
+Quotients of the medians in the tables below, where the commands and the spreads are. Below 1 the first is slower, or
+needs less memory.
+
+"""
+
+_SUBJECTS = {
+    "memory": """## The memory alone
+
+*operation* is the memory itself, from queries, keys, values and gates; *layer* is the whole `NeuralMemory` with
+projections, convolution, gates and output. *native* is the form in C, *chunked* the one in torch operations,
+*reference* the definition, token by token.""",
+    "model": "## A training step",
+    "decode": """## One token at a time
+
+From a state in a file, always the same one; 64 tokens a turn. Each session is a row of one batch.""",
+    "stream": """## How cost grows
+
+Reading: 2,048 tokens from states of different age. Training: the native layer. Equal tokens/s at every age mean
+constant cost, at every number of rows and every length linear cost.""",
+}
+
+
+def render(found: Mapping[str, Measurements], numbers: Path, picture: Path, folder: Path) -> str:
+    """The page, for a file in `folder`."""
+    parts = [_INTRODUCTION]
+    if ratios := [row for each in found.values() for outcome in each.outcomes for row in _ratios(outcome)]:
+        head = "| | threads | times as fast | times the memory per token |\n|---|---|---|---|\n"
+        parts.append(_SUMMARY + head + "\n".join(ratios))
+    links = (os.path.relpath(path, folder) for path in (picture, numbers))
+    parts.append("![Tokens per second]({})\n\nAll numbers: [JSON]({}).".format(*links))
+    for subject, measurements in found.items():
+        parts += [_SUBJECTS[subject], _origin(measurements)]
+        parts += [f"### {heading(outcome)}\n\n{to_markdown(outcome)}" for outcome in measurements.outcomes]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _origin(measurements: Measurements) -> str:
+    machine, packages = measurements.machine, measurements.packages
+    versions = {"Python": machine.python, "torch": machine.torch} | packages
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    where = f"{machine.processor}, {machine.cores} cores, {machine.memory_gb:g} GB; {listed}"
+    return f"```\n{measurements.command}\n```\n\n{where}; {measurements.rounds} rounds; {measurements.created}."
+
+
+def _ratios(outcome: Outcome) -> Iterator[str]:
+    """Rows of the summary: ours against other packages and the control; the last contender against the base."""
+    if outcome.title.startswith(("layer, forward, D", "layer, forward + backward, D")):
+        pairs = [(outcome.base, other) for other in (PER_TOKEN, COARSEST)]
+    elif outcome.title.startswith("training step"):
+        others = (MAC, PLAIN_MAC, "attention", LLAMA, MAMBA)
+        pairs = [(own, other) for own in ("mac", "mag") for other in others]
+    elif outcome.title.startswith(("layer, ", "decoding", "reading")):
+        pairs = [(outcome.results[-1].name, outcome.base)]
+    else:
+        pairs = []
+    for name, other_name in pairs:
+        own, other = outcome.of(name), outcome.of(other_name)
+        if own is not None and other is not None and own.speed is not None and other.speed is not None:
+            speed = short(own.speed.median / other.speed.median)
+            needs, other_needs = _per_token(own), _per_token(other)
+            memory = short(needs / other_needs) if needs is not None and other_needs else ""
+            yield f"| {outcome.title}: {name} against {other_name} | {outcome.threads} | {speed} | {memory} |"
+
+
+def _per_token(result: Result) -> float | None:
+    """Megabytes for each token of a run."""
+    return None if result.peak_mb is None else result.peak_mb / result.tokens

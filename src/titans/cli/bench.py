@@ -1,0 +1,93 @@
+"""Measure speed and memory, side by side: the contenders take turns in one process.
+
+Example:
+    titans bench memory --threads 1 2
+    titans bench decode --out runs/bench        (also writes decode.json and decode.svg there)
+
+Ratios hold within a run; the machine is never the same for long. Another package's speed: make bench.
+"""
+
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from titans.cli.imports import import_torch
+from titans.errors import TitansError
+
+if TYPE_CHECKING:
+    from titans.bench.contest import Contest
+    from titans.bench.results import Measurements
+
+Subject = Literal["memory", "model", "decode", "stream"]
+
+
+def run(
+    subject: Annotated[Positional[Subject], arg(metavar="{memory,model,decode,stream}")],
+    *,
+    threads: Annotated[tuple[int, ...], arg(metavar="N [N ...]")] = (1,),
+    rounds: int = 7,
+    quick: bool = False,
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: the table only)")] = None,
+    json: bool = False,
+) -> None:
+    """Compares our own forms: native, chunked and reference; the variants and the control; short and long pasts.
+
+    Args:
+        subject: the memory alone, a training step, one token at a time, or how cost grows with length and rows
+        threads: processor threads; with several numbers everything is measured with each
+        rounds: turns of every contender; medians and quartiles are over these
+        quick: tiny sizes and no measurement of memory, to see that it works
+        out: folder for SUBJECT.json and SUBJECT.svg
+        json: print the result as JSON
+    """
+    if rounds < 1:
+        raise TitansError(f"--rounds is {rounds}; it must be at least 1")
+    if not threads or min(threads) < 1:
+        raise TitansError(f"--threads is {' '.join(map(str, threads)) or 'empty'}; each must be at least 1")
+    import_torch()
+    with tempfile.TemporaryDirectory() as folder:
+        measurements = _measure(subject, threads, rounds, quick, Path(folder))
+    if out is not None:
+        from titans.bench.figure import draw
+        from titans.files import write_json
+
+        write_json(out / f"{subject}.json", measurements.to_dict())
+        draw(measurements.outcomes, out / f"{subject}.svg")
+    if json:
+        from json import dumps
+
+        print(dumps(measurements.to_dict(), indent=2))
+    else:
+        from titans.bench.table import show
+
+        for outcome in measurements.outcomes:
+            show(outcome)
+
+
+def _measure(subject: Subject, threads: tuple[int, ...], rounds: int, quick: bool, folder: Path) -> "Measurements":
+    from titans.bench.results import measure
+    from titans.cli.findings import machine
+
+    return measure(
+        subject,
+        _contests(subject, quick, folder),
+        rounds=rounds,
+        threads=threads,
+        peaks=not quick,
+        command=shlex.join(["titans", *sys.argv[1:]]),
+        machine=machine(),
+    )
+
+
+def _contests(subject: Subject, quick: bool, folder: Path) -> "list[Contest]":
+    from titans.bench import decode, memory, model, stream
+
+    if subject == "memory":
+        return memory.contests(quick=quick)
+    if subject == "model":
+        return model.contests(quick=quick)
+    return (decode if subject == "decode" else stream).contests(folder, quick=quick)

@@ -1,0 +1,79 @@
+import json
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from titans.bench import model
+from titans.bench.contest import Contender, Contest, Work
+from titans.cli.main import main
+
+
+def make_nothing() -> Work:
+    return Work(run=lambda: None)
+
+
+@pytest.fixture(autouse=True)
+def contests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two contenders that do nothing in place of the models."""
+    contenders = tuple(Contender(name=name, make=make_nothing, tokens=10) for name in ("mac", "attention"))
+    contest = Contest(title="a training step", base="mac", contenders=contenders)
+    monkeypatch.setattr(model, "contests", partial(_contests, contest))
+
+
+def _contests(contest: Contest, quick: bool) -> list[Contest]:
+    return [contest] if quick else []
+
+
+def bench(*options: str | Path) -> int:
+    return main(["bench", "model", "--quick", "--rounds", "2", *map(str, options)])
+
+
+def test_a_table_and_files(tmp_path: Path, capsys) -> None:
+    assert bench("--threads", "1", "2", "--out", tmp_path / "found") == 0
+    out = capsys.readouterr().out
+    assert "a training step, 1 thread" in out
+    assert "a training step, 2 threads" in out
+    stored = json.loads((tmp_path / "found" / "model.json").read_text())
+    assert [outcome["threads"] for outcome in stored["outcomes"]] == [1, 2]
+    assert stored["machine"]["processor"]
+    ElementTree.parse(tmp_path / "found" / "model.svg")
+
+
+def test_json_on_standard_output_is_readable(capsys) -> None:
+    assert bench("--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["subject"] == "model"
+    assert [result["name"] for result in found["outcomes"][0]["results"]] == ["mac", "attention"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--rounds", "0"], "--rounds is 0; it must be at least 1"),
+        (["--threads", "1", "0"], "--threads is 1 0; each must be at least 1"),
+    ],
+)
+def test_mistakes_are_one_clear_line(options: list[str], message: str, capsys) -> None:
+    assert main(["bench", "model", *options]) == 2
+    assert capsys.readouterr().err == f"titans: error: {message}\n"
+
+
+def test_an_unknown_subject_names_the_known_ones(capsys) -> None:
+    assert main(["bench", "everything"]) == 2
+    assert "memory" in capsys.readouterr().err
+
+
+def test_help_has_an_example_and_needs_no_torch() -> None:
+    code = (
+        "import sys\nfrom titans.cli.main import main\n"
+        "try: main(['bench', '--help'])\n"
+        "finally: print('heavy:', {'torch', 'numpy', 'matplotlib'} & set(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "titans bench memory" in done.stdout.partition("Example:")[2]
+    assert done.stderr.strip() == "heavy: set()"
