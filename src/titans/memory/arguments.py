@@ -23,9 +23,10 @@ They return outputs [B, T, H, d] and the final state. Shapes are checked, values
 the caller's business (`NeuralMemory` never makes them). State and arithmetic are float32 (float64 if q is).
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -187,18 +188,11 @@ def _check(
             raise ValueError("cu_seqlens needs one packed row (B = 1) and neither mask nor reset")
         _check_borders(cu_seqlens, length)
         state_rows = len(cu_seqlens) - 1
-    expected = MemoryState.fresh(
-        weights,
-        state_rows,
-        chunk_size=chunk_size,
-        num_gates=g.shape[-1],
-        num_steps=theta.shape[-1],
-        momentum=log_eta is not None,
-    )
+    widths = (chunk_size, g.shape[-1], theta.shape[-1], log_eta is not None)
     if state is None:
-        state = expected
+        state = _fresh(weights, state_rows, *widths)
     else:
-        _check_state(state, expected)
+        _check_state(state, _kinds(heads, tuple(network.layer_dims), dtype, state_rows, *widths))
     # What only the guard looks at has no gradient.
     state = state.replace(pending=state.pending.detach(), slope=state.slope.detach())
     return Call(
@@ -241,14 +235,31 @@ def _flags(name: str, flags: Tensor | None, q: Tensor) -> Tensor | None:
     return flags.to(device=q.device, dtype=torch.bool)
 
 
-def _check_state(state: MemoryState, expected: MemoryState) -> None:
-    found, wanted = state.tensors(), expected.tensors()
+def _fresh(
+    weights: tuple[Tensor, ...], rows: int, chunk_size: int, num_gates: int, num_steps: int, momentum: bool
+) -> MemoryState:
+    return MemoryState.fresh(
+        weights, rows, chunk_size=chunk_size, num_gates=num_gates, num_steps=num_steps, momentum=momentum
+    )
 
-    def kind(x: Tensor | None) -> tuple[object, ...]:
-        return ("nothing",) if x is None else (tuple(x.shape), x.dtype)
 
+def _kind(x: Tensor) -> tuple[object, ...]:
+    return tuple(x.shape), x.dtype
+
+
+@functools.lru_cache(maxsize=64)
+def _kinds(
+    heads: int, layer_dims: tuple[tuple[int, int], ...], dtype: torch.dtype, *fresh: Any
+) -> dict[str, tuple[object, ...]]:
+    """Shape and dtype of every tensor of a state; fresh: arguments of `_fresh` after the weights."""
+    weights = tuple(torch.empty(heads, *dims, dtype=dtype, device="meta") for dims in layer_dims)
+    return {name: _kind(x) for name, x in _fresh(weights, *fresh).tensors().items()}
+
+
+def _check_state(state: MemoryState, wanted: dict[str, tuple[object, ...]]) -> None:
+    found = {name: _kind(x) for name, x in state.tensors().items()}
     for name in wanted | found:
-        should, got = kind(wanted.get(name)), kind(found.get(name))
+        should, got = wanted.get(name, ("nothing",)), found.get(name, ("nothing",))
         if got != should and name != "tail":  # the convolution's tail is the layer's business
             should, got = (" ".join(map(str, x)) for x in (should, got))
             raise ValueError(f"the memory state does not fit this call: {name} should be {should}, got {got}")

@@ -115,6 +115,8 @@ def _decays(gates: Gates) -> tuple[Tensor, Tensor | None, Tensor]:
 def _open_chunk(call: Call, plan: Layout) -> Gates:
     """The gates of the chunk that is open after the call [B, H, C, ·], zero in its empty slots."""
     state, size = call.state, plan.unit
+    if plan.source is None and call.q.shape[1] % size == 0:  # every chunk is full
+        return open_gates(state).map(torch.zeros_like)
     filled = torch.arange(size) < (plan.end % size).unsqueeze(1)  # [B, C]; nowhere if the last chunk is full
     slots = torch.arange(plan.num_rounds * size).expand(len(filled), -1) if plan.source is None else plan.source
     length = call.q.shape[1]
