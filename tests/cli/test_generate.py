@@ -1,4 +1,5 @@
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -34,6 +35,15 @@ def test_the_same_seed_writes_the_same_text(run: Path, capsys) -> None:
         assert generate(*options) == 0
         written.append(capsys.readouterr().out)
     assert written[0] == written[1] != written[2]
+
+
+def test_json_holds_the_same_text(run: Path, tmp_path: Path, capsys) -> None:
+    options = ("--checkpoint", run, "--prompt", "the ", "--max-new-tokens", "30")
+    assert generate(*options) == 0
+    written = capsys.readouterr().out.removesuffix("\n")
+    assert generate(*options, "--json", "--save-state", tmp_path / "memory") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {"text": written, "bytes": 30, "state": str(tmp_path / "memory")}
 
 
 def test_a_prompt_and_standard_input_are_the_same(run: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

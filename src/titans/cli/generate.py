@@ -39,6 +39,7 @@ def run(
     seed: int = 0,
     state: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: an empty memory)")] = None,
     save_state: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: forget it)")] = None,
+    json: bool = False,
 ) -> None:
     """Reads the prompt and prints what follows as it is made.
 
@@ -53,6 +54,7 @@ def run(
         seed: of the drawing
         state: memory to go on from, as --save-state wrote it
         save_state: where to keep the memory of everything read and written
+        json: print the whole text at the end, as JSON
     """
     import_torch()
 
@@ -75,9 +77,10 @@ def run(
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def show(token: int) -> None:
-        print(decoder.decode(bytes([token])), end="", flush=True)
+        if not json:
+            print(decoder.decode(bytes([token])), end="", flush=True)
 
-    _, memory = generate(
+    (new,), memory = generate(
         model,
         [_tokens(last, model)],
         max_new_tokens=max_new_tokens,
@@ -89,9 +92,15 @@ def run(
         state=memory,
         on_token=lambda tokens: show(int(tokens[0])),
     )
-    print(decoder.decode(b"", final=True))
+    if not json:
+        print(decoder.decode(b"", final=True))
     if save_state is not None:
         memory.save(save_state, model)
+    if json:
+        from json import dumps
+
+        text = bytes(new.tolist()).decode("utf-8", errors="replace")
+        print(dumps({"text": text, "bytes": len(new), "state": None if save_state is None else str(save_state)}))
 
 
 def _memory(path: Path, model: "TitansLM") -> "LMState":
