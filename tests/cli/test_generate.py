@@ -88,7 +88,7 @@ def test_characters_of_several_bytes_appear_whole(run: Path, monkeypatch: pytest
     def speak(model, prompts, *, on_token, **options):
         for byte in "dög".encode():
             on_token(torch.tensor([byte]))
-        return [], None
+        return [torch.tensor(list("dög".encode()))], None
 
     monkeypatch.setattr(generation, "generate", speak)
     assert generate("--checkpoint", run, "--prompt", "x") == 0
