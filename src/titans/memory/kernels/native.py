@@ -32,7 +32,7 @@ _PER_ROW = ("w0", "gamma", "beta")
 
 
 class _Arguments(ctypes.Structure):
-    """`Call` of chunk.c."""
+    """`Call` of work.h."""
 
     _fields_ = (
         *fields(ctypes.c_int64, "B T H d hidden L C R G activation momentum norm group"),
