@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -38,7 +39,8 @@ from titans.training.recall import recall
 from titans.training.stream import StreamMoment, stream
 
 ROWS, LENGTH, LEARNING_RATE = 4, 512, 3e-3
-TRAINING_SHARE = 0.38  # of the time, for the slower model; the rest is the third training and the measurements
+TIMING_SHARE = 0.02  # of the time, to measure how long a step takes
+TRAINING_SHARE = 0.45  # of the time, for the slower model; the rest is the third training and the measurements
 STREAM_TOKENS = 1_048_576
 DISTANCE_TOKENS = 300_000
 RECALL_DISTANCES = (256, 512, 1024, 2048, 4096, 8192)
@@ -61,10 +63,9 @@ def compare(text: str | None, out: Path, minutes: float, seed: int, *, as_json: 
     started = time.perf_counter()
     documents = corpus.documents(text, spool=out)
     train_documents, held_out = split_documents(documents, seed=seed)
-    contenders = _contenders(train_documents, minutes, seed)
-    print(findings.introduction(contenders.values(), train_documents, held_out, minutes), file=sys.stderr)
-
     with _two_processes() as pool:
+        contenders = _contenders(pool, train_documents, minutes, seed)
+        print(findings.introduction(contenders.values(), train_documents, held_out, minutes), file=sys.stderr)
         with hold_interrupts():
             running = {
                 name: pool.submit(_train, contender, train_documents, held_out, seed, out / name)
@@ -150,12 +151,20 @@ def _validation(run: Path) -> list[TrainingPoint]:
     return [point for point in read_curve(run) if point.validation]
 
 
-def _contenders(documents: Sequence[Document], minutes: float, seed: int) -> dict[str, Contender]:
+def _contenders(
+    pool: ProcessPoolExecutor, documents: Sequence[Document], minutes: float, seed: int
+) -> dict[str, Contender]:
     """Titans, the control that sees as many tokens, and the control that trains as long."""
     memory = MemoryConfig(num_heads=2, depth=1, chunk_size=32)
     config = TitansConfig(variant="mag", dim=64, num_layers=2, num_heads=2, window_size=32, memory=memory)
     control = match_parameters(config.replace(variant="attention"), num_parameters(config))
-    step, control_step = (_seconds_per_step(each, documents, seed) for each in (config, control))
+    print("Measuring how long a training step takes.", file=sys.stderr)
+    with hold_interrupts():  # side by side, as they will be trained
+        timed = [
+            pool.submit(_seconds_per_step, each, documents, seed, TIMING_SHARE * minutes * 60)
+            for each in (config, control)
+        ]
+    step, control_step = (future.result() for future in timed)
     steps = max(10, round(TRAINING_SHARE * minutes * 60 / step))
     longer = round(steps * max(1.0, step / control_step))
     return {
@@ -171,20 +180,20 @@ def _source(documents: Sequence[Document], seed: int) -> MixedBatches:
     return MixedBatches([text, PassKeyBatches(documents, ROWS // 2, LENGTH, seed)])
 
 
-def _seconds_per_step(config: TitansConfig, documents: Sequence[Document], seed: int) -> float:
-    """Median time of a few training steps of a model that is thrown away."""
+def _seconds_per_step(config: TitansConfig, documents: Sequence[Document], seed: int, seconds: float) -> float:
+    """Median time of the training steps of a model that is thrown away after about `seconds`."""
     model = TitansLM(config)
     optimizer = make_optimizer(model, _train_config(10, seed))
     source = _source(documents, seed)
-    times = []
-    for _ in range(6):
+    times, started = [], time.perf_counter()
+    while len(times) < 6 or time.perf_counter() - started < seconds:
         begun = time.perf_counter()
         batch = source.next()
         model.loss(batch.tokens, batch.labels, reset=batch.reset, weights=batch.weights)[0].backward()
         optimizer.step()
         optimizer.zero_grad()
         times.append(time.perf_counter() - begun)
-    return sorted(times[1:])[2]
+    return median(times[len(times) // 3 :])  # the first steps are slower than all later ones
 
 
 def _train_config(steps: int, seed: int) -> TrainConfig:

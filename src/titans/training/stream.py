@@ -1,5 +1,6 @@
 """One endless text through a model: how fast, and with how much memory of the machine."""
 
+import ctypes
 import math
 import os
 import resource
@@ -56,7 +57,7 @@ def stream(
         state: what an earlier call returned, to go on from.
 
     Returns:
-        The measurements, and the state after the last token.
+        The measurements, each after freed memory has been given back to the system, and the state after the last token.
     """
     taken, read, nats, since = [], 0, 0.0, 0
     started = mark = time.perf_counter()
@@ -69,11 +70,18 @@ def stream(
         progress.advance(len(window) - 1, resident_mb=resident_mb())
         if read >= due * (len(taken) + 1) or read == tokens:
             now = time.perf_counter()
+            release_freed_memory()
             bits = nats / since / math.log(2)
             taken.append(StreamMoment(read, now - started, resident_mb(), since / (now - mark), bits))
             mark, nats, since = now, 0.0, 0
     assert state is not None
     return taken, state
+
+
+def release_freed_memory() -> None:
+    """Gives back to the system what the C library (glibc's; others have no such call) keeps of freed memory."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def resident_mb() -> float:
@@ -91,8 +99,9 @@ def _windows(documents: Sequence[TokenDocument], tokens: int, piece: int) -> Ite
     left = tokens
     while left > 0:
         for document in documents:
-            for start in range(0, len(document), 1 << 16):
-                pending = np.concatenate([pending, document.tokens(start, min(start + (1 << 16), len(document)))])
+            # Small blocks: large ones, each of another size, would leave more and more holes in the process's memory.
+            for start in range(0, len(document), piece):
+                pending = np.concatenate([pending, document.tokens(start, min(start + piece, len(document)))])
                 while left > 0 and len(pending) > min(piece, left):
                     size = min(piece, left)
                     yield pending[: size + 1]
