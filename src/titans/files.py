@@ -59,12 +59,17 @@ def writing(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def removed_on_failure(folder: Path) -> Iterator[None]:
-    """Takes away again what has come into `folder`, and a folder that has come into being, if the work inside fails."""
+def removed_on_failure(folder: Path, *, unless: Path | None = None) -> Iterator[None]:
+    """Takes away again what has come into `folder`, and a folder that has come into being, if the work inside fails.
+
+    Everything stays if `unless` exists by then.
+    """
     existed, before = folder.exists(), set(folder.glob("*"))
     try:
         yield
     except BaseException:
+        if unless is not None and unless.exists():
+            raise
         for path in set(folder.glob("*")) - before:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)

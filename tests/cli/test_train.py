@@ -79,6 +79,17 @@ def test_ctrl_c_is_one_line_and_the_run_goes_on(tmp_path: Path, text: Path, trai
         assert torch.equal(one, two)
 
 
+@pytest.mark.parametrize(("save_every", "kept"), [("4", False), ("1", True)])
+def test_a_run_that_diverges_says_so_and_leaves_a_checkpoint_or_nothing(
+    tmp_path: Path, text: Path, train, capsys, save_every: str, kept: bool
+) -> None:
+    assert train("run", "--text", text, "--learning-rate", "1e30", "--save-every", save_every) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("titans")]
+    assert len(lines) == 1
+    assert "training diverged at step 2" in lines[0]
+    assert (tmp_path / "run").exists() == (tmp_path / "run" / "checkpoint").exists() == kept
+
+
 def test_standard_input_is_kept_for_the_resume(
     tmp_path: Path, text: Path, train, ctrl_c_in_step, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,16 +68,16 @@ def _begin(text: str | None, out: Path, preset: str, variant: str | None, settin
     from titans.files import removed_on_failure
     from titans.models import presets
     from titans.models.language_model import TitansLM
-    from titans.training.checkpoint import refuse_to_overwrite
+    from titans.training.checkpoint import LINK, refuse_to_overwrite
 
     overrides = {"vocab_size": ByteTokenizer.vocab_size} | ({"variant": variant} if variant else {})
     config = presets.preset(preset, **overrides)
     refuse_to_overwrite(out)
-    with removed_on_failure(out):
+    with removed_on_failure(out, unless=out / LINK):
         sides = split_documents(corpus.documents(text, spool=out), seed=settings.seed)
         corpus.remember(out, text)
-    torch.manual_seed(settings.seed)
-    return _train(TitansLM(config), *sides, settings, out, resume=False)
+        torch.manual_seed(settings.seed)
+        return _train(TitansLM(config), *sides, settings, out, resume=False)
 
 
 def _resume(run: Path) -> "TrainResult":
