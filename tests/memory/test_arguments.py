@@ -255,3 +255,12 @@ def test_impossible_settings_are_refused(problem, name, value):
 
 def test_an_unknown_activation_is_refused(problem):
     refused(problem, "activation", activation="tanh")
+
+
+@pytest.mark.parametrize("shape", [(0, 5, 2, 4), (2, 0, 2, 4)], ids=["rows", "tokens"])
+def test_nothing_gives_nothing(shape):
+    q, g = torch.zeros(shape), torch.zeros(shape[:3])
+    for operation in [*OPERATIONS, native_titans]:
+        y, state = operation(q, q, q, g, g, g, chunk_size=CHUNK, output_final_state=True)
+        assert y.shape == shape
+        assert state.position.tolist() == [0] * shape[0]

@@ -24,6 +24,8 @@ from titans.memory.state import MemoryState
 def _reference_titans(call: Call) -> tuple[Tensor, MemoryState]:
     """The memory by its definition, row by row and token by token. Arguments: see `titans.memory.arguments`."""
     rows = [_run_row(call, b) for b in range(call.q.shape[0])]
+    if not rows:
+        return call.q, call.state
     outputs = torch.stack([y for y, _ in rows])
     merged = iter(zip(*(state.tensors().values() for _, state in rows), strict=True))
     return outputs, call.state.map(lambda _: torch.cat(next(merged)))
