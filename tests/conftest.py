@@ -1,10 +1,13 @@
 """Every test starts from the same random state, on one thread."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # begun in the background, a process may have none
 
 
 @pytest.fixture(autouse=True)
