@@ -165,7 +165,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     def refuse(*_arguments: object, **_named: object) -> None:
         raise NonFiniteError("x holds NaN")  # as a memory does
 
-    with pytest.raises(TitansError, match=r"diverged at step \d+ .*last checkpoint .* is intact"):
+    model = small_model()
+    with pytest.raises(TitansError, match=r"diverged at step \d+ \(loss nan.*last checkpoint .* is intact"):
         train(model, StopsAt(batches(), 2, lambda: setattr(model, "loss", refuse)), CONFIG, tmp_path, resume=True)
     result = train(small_model(), batches(), CONFIG, tmp_path, resume=True)
     assert result.steps == 13
