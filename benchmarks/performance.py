@@ -15,24 +15,12 @@ from tempfile import TemporaryDirectory
 import peers
 from performance_page import HEADLINES, render
 
-from titans.bench import decode, memory, model, stream
-from titans.bench.contest import Contest
 from titans.bench.figure import draw
 from titans.bench.results import Measurements, measure
+from titans.bench.subjects import SUBJECTS, contests
 from titans.bench.table import show
 from titans.cli.findings import machine
 from titans.files import read_json, write_json, write_text
-
-SUBJECTS = ("memory", "model", "decode", "stream")
-
-
-def contests(subject: str, folder: Path, quick: bool) -> list[Contest]:
-    """Those of `titans bench` with peers."""
-    if subject == "memory":
-        return memory.contests(quick=quick, peers=peers.layers)
-    if subject == "model":
-        return model.contests(quick=quick, peers=peers.models)
-    return (decode if subject == "decode" else stream).contests(folder, quick=quick)
 
 
 def publish(found: dict[str, Measurements], out: Path, page: Path) -> None:
@@ -81,7 +69,7 @@ def main() -> None:
             for subject in options.subjects or SUBJECTS:
                 found[subject] = measure(
                     subject,
-                    contests(subject, Path(folder), options.quick),
+                    contests(subject, Path(folder), quick=options.quick, layers=peers.layers, models=peers.models),
                     rounds=options.rounds,
                     threads=options.threads,
                     peaks=not options.quick,

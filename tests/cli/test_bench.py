@@ -24,7 +24,7 @@ def contests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model, "contests", partial(_contests, contest))
 
 
-def _contests(contest: Contest, quick: bool) -> list[Contest]:
+def _contests(contest: Contest, quick: bool, peers: model.Peers) -> list[Contest]:
     return [contest] if quick else []
 
 

@@ -19,7 +19,6 @@ from titans.cli.imports import import_torch
 from titans.errors import TitansError
 
 if TYPE_CHECKING:
-    from titans.bench.contest import Contest
     from titans.bench.results import Measurements
 
 Subject = Literal["memory", "model", "decode", "stream"]
@@ -70,24 +69,15 @@ def run(
 
 def _measure(subject: Subject, threads: tuple[int, ...], rounds: int, quick: bool, folder: Path) -> "Measurements":
     from titans.bench.results import measure
+    from titans.bench.subjects import contests
     from titans.cli.findings import machine
 
     return measure(
         subject,
-        _contests(subject, quick, folder),
+        contests(subject, folder, quick=quick),
         rounds=rounds,
         threads=threads,
         peaks=not quick,
         command=shlex.join(["titans", *sys.argv[1:]]),
         machine=machine(),
     )
-
-
-def _contests(subject: Subject, quick: bool, folder: Path) -> "list[Contest]":
-    from titans.bench import decode, memory, model, stream
-
-    if subject == "memory":
-        return memory.contests(quick=quick)
-    if subject == "model":
-        return model.contests(quick=quick)
-    return (decode if subject == "decode" else stream).contests(folder, quick=quick)

@@ -35,7 +35,7 @@ typedef struct {
     long in[MAX_LAYERS], out[MAX_LAYERS], columns[MAX_LAYERS], wide[MAX_LAYERS]; /* d_in, d_out, d_out padded, a row's length */
     long offset[MAX_LAYERS], matrices, state;         /* where layer l's weights are in a state; W's size; W and S */
     long b, h, r;                                     /* row, head, round */
-    long last, any, full;                             /* last token's slot, whether the round has a token, is full */
+    long any, full;                                   /* whether the round has a token, and is full */
     long token[1024];                                 /* of each slot; -1 empty, -2 from an earlier call */
     real *block, *next;                               /* all buffers come out of one */
 
