@@ -5,9 +5,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titans.models import TitansLM
+from titans.memory import MemoryConfig
+from titans.models import TitansConfig, TitansLM
 from titans.models.attention import rotary_angles, rotate
 from titans.models.blocks import Gate, MemoryAsContext
+from titans.models.config import VARIANTS
 
 LENGTH, SEGMENT = 21, 8
 
@@ -119,3 +121,13 @@ def test_persistent_tokens_matter_where_there_is_attention(variant, new_model, n
     without = {name for name, _ in new_model(new_config(variant=variant, num_persistent_tokens=0)).named_parameters()}
     assert (with_tokens != without) == (variant != "lmm")
     assert new_model(new_config(variant=variant, num_persistent_tokens=0))(some_tokens(1, 20))[0].isfinite().all()
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_convolution_of_one_tap_needs_no_past(variant):
+    memory = MemoryConfig(num_heads=2, chunk_size=4, conv_size=1)
+    model = TitansLM(TitansConfig(variant=variant, dim=16, num_layers=2, num_heads=2, segment_size=8, memory=memory))
+    tokens = torch.randint(256, (2, 21))
+    begun, state = model(tokens[:, :9])
+    later, _ = model(tokens[:, 9:], state)
+    torch.testing.assert_close(torch.cat([begun, later], 1), model(tokens)[0], atol=1e-4, rtol=1e-4)
