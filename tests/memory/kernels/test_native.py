@@ -30,6 +30,13 @@ def test_any_width_and_unequal_documents(depth, heads, head_dim, new_case, new_p
     equal(answer(native_titans, problem), answer(chunk_titans, problem), 1e-10)
 
 
+@pytest.mark.parametrize("chunk_size", [20, 37, 64])  # more tokens than one strip of vectors
+@pytest.mark.parametrize("depth", [1, 2])
+def test_long_chunks(depth, chunk_size, new_case, new_problem, answer, equal):
+    problem = new_problem(new_case(chunk_size + 45, chunk_size, depth=depth, head_dim=12, before=11))
+    equal(answer(native_titans, problem), answer(chunk_titans, problem), 1e-10)
+
+
 @pytest.mark.parametrize("activation", ["gelu", "silu", "relu"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_single_precision_is_close_to_double(depth, activation, new_case, new_problem, answer):

@@ -92,9 +92,9 @@ static void read_backward(Work *w) {
         product(u, P, W, wide, 1, dz, P, w->in[l], w->out[l], P, 1, 0);
         if (call->momentum) product(s, P, S, wide, 1, dz, P, w->in[l], w->out[l], P, 1, 0);
         /* dP^T [i][t] = -e^T dz; d scores in square1, d write accumulated; the scores with their weights in square2 */
-        product(w->square1, P, w->e[l], 1, P, dz, P, C, w->out[l], P, -1, 0);
+        product_to((Epilogue){.scale_all = -1, .part = EARLIER_ROWS}, w->square1, P, w->e[l], 1, P, dz, P, C, w->out[l], P);
         for (long i = 0; i < C; i++)
-            for (long t = 0; t < P; t += LANES) {
+            for (long t = strip_of(i); t < P; t += LANES) {
                 V dp = load(w->square1 + i * P + t) * load(w->over_n + t), score = load(w->scores[l] + i * P + t);
                 V write = load(w->write[g] + i * P + t);
                 store(w->square1 + i * P + t, dp * write);
@@ -104,12 +104,12 @@ static void read_backward(Work *w) {
         by_token(w, dz, l);
         /* de[o][i] -= sum_t dz[o][t] P[i][t]: by token of the chunk, [i][t] -> [t][i] */
         transpose_square(w, w->square3, w->square2);
-        product(w->de[l], P, dz, P, 1, w->square3, P, w->out[l], C, P, -1, 1);
+        product_to((Epilogue){.scale_all = -1, .keep_all = 1, .part = LATER_SUM}, w->de[l], P, dz, P, 1, w->square3, P, w->out[l], C, P);
         /* da[f][i] += sum_t x[f][t] dscores[i][t] */
         transpose_square(w, w->square3, w->square1);
-        product(w->da[l], P, x, P, 1, w->square3, P, w->in[l], C, P, 1, 1);
+        product_to((Epilogue){.scale_all = 1, .keep_all = 1, .part = LATER_SUM}, w->da[l], P, x, P, 1, w->square3, P, w->in[l], C, P);
         /* dx = kept u + carried s + a dscores; the gates' share on the way; x scaled for the weights' gradients */
-        product(dx, P, w->a[l], P, 1, w->square1, P, w->in[l], C, P, 1, 0);
+        product_to((Epilogue){.scale_all = 1, .part = EARLIER_SUM}, dx, P, w->a[l], P, 1, w->square1, P, w->in[l], C, P);
         for (long t = 0; t < P; t += LANES) {
             V kept = load(w->kept[g] + t), over = load(w->over_m + t), carried = load(w->carried[g] + t) * over;
             V dkept = {0}, dcarried = {0};

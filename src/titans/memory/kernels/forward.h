@@ -169,25 +169,28 @@ static void guard(Work *w, real *next_pending) {
     memset(planned, 0, P * sizeof(real));
     for (long l = w->L - 1; l >= 0; l--) {
         long g = gate_of(w, l);
-        product(bound, P, w->a[l], 1, P, w->a[l], P, C, w->in[l], P, 1, 0);
+        product_to((Epilogue){.scale_all = 1, .part = EARLIER_ROWS}, bound, P, w->a[l], 1, P, w->a[l], P, C, w->in[l], P);
         for (long i = 0; i < C; i++)
-            for (long t = 0; t < P; t += LANES) {
+            for (long t = strip_of(i); t < P; t += LANES) {
                 V x = load(bound + i * P + t);
                 x = pick(x < 0, -x, x) * load(w->slope + t) * (w->slope[i] * (real)above);
                 store(bound + i * P + t, x);
             }
+        for (long n = STRIP; n < C; n += STRIP)  /* the lower half is the upper one's mirror image */
+            transpose(bound + n * P, P, bound + n, P, n, C - n < STRIP ? C - n : STRIP);
         for (long j = 0; j < C; j++)
-            for (long t = 0; t < P; t += LANES) {
+            for (long t = strip_of(j); t < P; t += LANES) {
                 V e = load(w->eta[g] + t), left = 1 - e;
                 V ahead = e / pick(left > EPSILON, left, fill(EPSILON));
                 store(strain + j * P + t, load(w->write[g] + j * P + t) + ahead * load(w->push[g] + j * P + t));
             }
-        product(reach, P, bound, P, 1, strain, P, C, C, P, 1, l < w->L - 1);
+        product_to((Epilogue){.scale_all = 1, .keep_all = l < w->L - 1, .part = EARLIER_ROWS | EARLIER_SUM}, reach, P, bound, P,
+                   1, strain, P, C, C, P);
         real most = 0;
         for (long i = 0; i < C; i++) {
-            real total = 0;
-            for (long j = 0; j < C; j++) total += bound[i * P + j] * w->push[g][j * P + C - 1];
-            most = total > most ? total : most;
+            V total = {0};
+            for (long j = 0; j < P; j += LANES) total += load(bound + i * P + j) * load(w->pushed[g] + j);
+            most = sum(total) > most ? sum(total) : most;
         }
         own[l] = most;
         for (long t = 0; t < C && call->momentum; t++) {
@@ -225,12 +228,12 @@ static void read_out(Work *w) {
         if (call->momentum)
             product_to((Epilogue){.scale = carried, .keep = w->kept[g]}, w->zr[l], P, w->S + w->offset[l], 1, w->wide[l],
                        x, P, w->out[l], w->in[l], P);
-        product(w->scores[l], P, w->a[l], 1, P, x, P, w->C, w->in[l], P, 1, 0);
+        product_to((Epilogue){.scale_all = 1, .part = EARLIER_ROWS}, w->scores[l], P, w->a[l], 1, P, x, P, w->C, w->in[l], P);
         for (long i = 0; i < w->C; i++)
-            for (long t = 0; t < P; t += LANES)
+            for (long t = strip_of(i); t < P; t += LANES)
                 store(w->square1 + i * P + t,
                       load(w->scores[l] + i * P + t) * load(w->write[g] + i * P + t) * load(w->over_n + t));
-        Epilogue rest = {.scale_all = -1, .keep_all = 1};
+        Epilogue rest = {.scale_all = -1, .keep_all = 1, .part = EARLIER_SUM};
         if (!call->momentum) rest.keep = w->kept[g];
         product_to(rest, w->zr[l], P, w->e[l], P, 1, w->square1, P, w->out[l], w->C, P);
         if (l == last) break;

@@ -4,12 +4,19 @@
 
 static long padded(long n) { return (n + LANES - 1) / LANES * LANES; }
 
-/* What becomes of a product p: out[m][n] = scale[n] p + keep[n] out + share other[m][n]. A scale or keep that is the
-   same for all columns is `scale_all` or `keep_all`, with NULL for the array; with keep 0 out need hold nothing. */
+/* What is needed of a product p[m][n] = sum_k a[m][k] b[k][n] where tokens only see the past, in whole strips of columns:
+   all of it; p for m <= n; p where b[k][n] = 0 for k > n; p where b[k][n] = 0 for k < n; p for m <= n where b[k][n] = 0 for
+   k > n. What is not needed is left as it is, what is zero is not read. */
+enum { WHOLE = 0, EARLIER_ROWS = 1, EARLIER_SUM = 2, LATER_SUM = 4 };
+#define STRIP (2 * LANES)
+
+/* What becomes of it: out[m][n] = scale[n] p + keep[n] out + share other[m][n]. A scale or keep that is the same for all
+   columns is `scale_all` or `keep_all`, with NULL for the array; with keep 0 out need hold nothing. */
 typedef struct {
     real scale_all, keep_all;
     const real *scale, *keep, *other;
     real share;
+    int part;
 } Epilogue;
 
 /* p[m][n] = sum_k a[m am + k ak] b[k][n], in tiles of `rows` x `vectors` that stay in registers. */
@@ -40,19 +47,22 @@ INLINE void tile(const long rows, const long vectors, real *out, long ldo, const
     }
 }
 
-#define ROWS(vectors, rows) \
-    for (; m + rows <= M; m += rows) tile(rows, vectors, out, ldo, a, am, ak, b, ldb, K, &to, m, n);
-#define COLUMNS(vectors, most)                                             \
-    for (; n + vectors * LANES <= N; n += vectors * LANES) {               \
-        long m = 0;                                                        \
-        ROWS(vectors, most) ROWS(vectors, 4) ROWS(vectors, 2) ROWS(vectors, 1) \
+#define ROWS(vectors, rows)       \
+    for (; m + rows <= last; m += rows) \
+        tile(rows, vectors, out, ldo, a + begin * ak, am, ak, b + begin * ldb, ldb, end - begin, &to, m, n);
+#define COLUMNS(vectors, most)                                                      \
+    for (; n + vectors * LANES <= N; n += vectors * LANES) {                        \
+        long m = 0, next = n + vectors * LANES;                                     \
+        long last = to.part & EARLIER_ROWS && next < M ? next : M;                  \
+        long begin = to.part & LATER_SUM ? n : 0, end = to.part & EARLIER_SUM && next < K ? next : K; \
+        ROWS(vectors, most) ROWS(vectors, 4) ROWS(vectors, 2) ROWS(vectors, 1)      \
     }
 
 static void product_to(Epilogue to, real *out, long ldo, const real *a, long am, long ak, const real *b, long ldb, long M,
                        long K, long N) {
     long n = 0;
 #if WIDTH == 64
-    COLUMNS(4, 6) /* 24 of 32 registers; the others have 16 */
+    if (to.part == WHOLE) COLUMNS(4, 6) /* 24 of 32 registers; the others have 16 */
 #endif
     COLUMNS(2, 6)
     COLUMNS(1, 8)
@@ -63,8 +73,10 @@ static void product(real *out, long ldo, const real *a, long am, long ak, const 
     product_to((Epilogue){.scale_all = sign, .keep_all = add}, out, ldo, a, am, ak, b, ldb, M, K, N);
 }
 
+/* The first column of the strip that column n is in. */
+static long strip_of(long n) { return n / STRIP * STRIP; }
+
 /* out[m][n] for m >= n (and more), of a symmetric result; strips of `STRIP` columns begin at their diagonal. */
-#define STRIP (2 * LANES)
 static void lower_product(real *out, long ldo, const real *a, long am, long ak, const real *b, long ldb, long K, long N) {
     for (long n = 0; n < N; n += STRIP)
         product(out + n * ldo + n, ldo, a + n * am, am, ak, b + n, ldb, N - n, K, N - n < STRIP ? padded(N - n) : STRIP, 1, 0);
