@@ -23,7 +23,8 @@ def convolve(x, weight, tail=None, start=None, mask=None, reset=None):
     start = torch.zeros(len(x), dtype=torch.int64) if start is None else start
     reset = reset & mask if reset is not None and mask is not None else reset
     position = document_positions(start, x.shape[1], mask, reset)
-    return causal_convolution(x, weight, tail, position, mask, reset)
+    (y,), tail = causal_convolution(x, weight, tail, position, mask, reset)
+    return y, tail
 
 
 def documents(mask: Tensor, reset: Tensor) -> list[list[int]]:

@@ -1,10 +1,11 @@
-"""Causal depthwise convolution over the present tokens of each document, with its past carried as a value."""
+"""Causal depthwise convolution over the present tokens of each document, with its past carried as a value, and what
+follows it: SiLU, and queries and keys brought to length 1."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titans.memory.kernels.short_convolution import native_convolution, supported
+from titans.memory.kernels.short_convolution import SUM_ALONE, Finish, native_convolution, supported
 from titans.memory.layout import compact, take
 
 
@@ -38,6 +39,14 @@ def _convolve(joined: Tensor, weight: Tensor, position: Tensor | None) -> Tensor
     return y
 
 
+def finished(y: Tensor, finish: Finish) -> tuple[Tensor, ...]:
+    """y [B, T, channels] -> its parts [B, T, channels / parts]."""
+    y = F.silu(y) if finish.silu else y
+    parts = y.chunk(finish.parts, -1)
+    unit = [F.normalize(x.unflatten(-1, (-1, finish.head_dim)), dim=-1).flatten(-2) for x in parts[: finish.unit_parts]]
+    return *unit, *parts[finish.unit_parts :]
+
+
 def causal_convolution(
     x: Tensor,
     weight: Tensor,
@@ -45,14 +54,14 @@ def causal_convolution(
     position: Tensor,
     mask: Tensor | None = None,
     reset: Tensor | None = None,
-    *,
-    silu: bool = False,
-) -> tuple[Tensor, Tensor]:
-    """One call of a stream: y_t = sum_j weight[:, j] x_{t-j} over the last tokens of the same document, then SiLU.
+    finish: Finish = SUM_ALONE,
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """One call of a stream: y_t = sum_j weight[:, j] x_{t-j} over the last tokens of the same document, finished.
 
     x: [B, T, channels]; weight: [channels, size]; tail: the last size - 1 inputs [B, size - 1, channels], zero before
     the document's start; position: of each token in its document [B, T]; mask, reset: [B, T] bool as in `NeuralMemory`.
-    Returns y [B, T, channels] (arbitrary at absent tokens) and the new tail, both in the tail's dtype.
+    Returns the parts of y, [B, T, channels / parts] each (arbitrary at absent tokens), and the new tail, all in the
+    tail's dtype.
     """
     size = weight.shape[1]
     length, past = x.shape[1], size - 1
@@ -62,16 +71,16 @@ def causal_convolution(
         x, position = take(x, source), take(position, source)
         reset = None if reset is None else take(reset & mask, source)
     x = x.to(tail.dtype)
-    if supported(x, weight):
-        y = native_convolution(x, weight.to(x.dtype), tail, None if reset is None else position, silu)
+    if supported(x, weight, finish):
+        parts = native_convolution(x, weight.to(x.dtype), tail, None if reset is None else position, finish)
         joined = torch.cat([tail, x[:, max(0, length - past) :]], 1) if mask is None else torch.cat([tail, x], 1)
     else:
         joined = torch.cat([tail, x], 1)
-        y = _convolve(joined, weight, None if reset is None else position)
-        y = F.silu(y) if silu else y
-    y = y if target is None else take(y, target)
+        parts = finished(_convolve(joined, weight, None if reset is None else position), finish)
+    if target is not None:
+        parts = tuple(take(part, target) for part in parts)
     if past == 0:
-        return y, tail
+        return parts, tail
     if count is None:
         new_tail = joined[:, joined.shape[1] - past :]
         end = position[:, -1] + 1 if length else None
@@ -80,4 +89,4 @@ def causal_convolution(
         end = torch.where(count > 0, take(position, (count - 1).clamp_min(0).unsqueeze(1)).squeeze(1) + 1, past)
     if reset is not None and end is not None:  # what precedes the document is none of its past
         new_tail = new_tail * (torch.arange(past, 0, -1, device=x.device) <= end.unsqueeze(1)).unsqueeze(-1)
-    return y, new_tail
+    return parts, new_tail

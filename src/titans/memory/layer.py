@@ -11,8 +11,9 @@ from titans.errors import NonFiniteError
 from titans.memory.arguments import MemoryOperation
 from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig
-from titans.memory.convolution import causal_convolution, convolution_weight, tie_keys_to_queries
+from titans.memory.convolution import causal_convolution, convolution_weight, finished, tie_keys_to_queries
 from titans.memory.kernels.native import native_titans, unsupported
+from titans.memory.kernels.short_convolution import Finish
 from titans.memory.layout import document_positions
 from titans.memory.networks import MemoryNetwork, Norm
 from titans.memory.recurrent import recurrent_titans
@@ -104,9 +105,7 @@ class NeuralMemory(nn.Module):
             reset = reset & mask
         position = document_positions(state.position, x.shape[1], mask, reset)
 
-        qkv, tail = self._convolve(self.project_qkv(x), self.conv_weight, state.tail, position, mask, reset)
-        q, k, v = qkv.unflatten(-1, (3, self.config.num_heads, -1)).unbind(2)  # [B, T, H, d]
-        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        (q, k, v), tail = self._convolve(self.project_qkv(x), self.conv_weight, state.tail, position, mask, reset)
         g, log_eta, theta = self.gates(x)
         if backend == "auto":
             backend = self._fastest(x)
@@ -161,8 +160,8 @@ class NeuralMemory(nn.Module):
         """Queries [B, T, H, d] of a stream that is only read, never written, and its convolution tail [B, ·, dim]."""
         weight = None if self.conv_weight is None else self.conv_weight[: self.dim]
         projected = F.linear(x, self.project_qkv.weight[: self.dim])
-        q, tail = self._convolve(projected, weight, tail, position, mask, reset)
-        return F.normalize(q.unflatten(-1, (self.config.num_heads, -1)), dim=-1), tail
+        (q,), tail = self._convolve(projected, weight, tail, position, mask, reset)
+        return q, tail
 
     def recall(self, queries: Tensor, x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """M*(q): reads with given weights [B, H, d_in, d_out], writes nothing; x [B, T, dim] drives the output gate."""
@@ -178,11 +177,16 @@ class NeuralMemory(nn.Module):
         position: Tensor,
         mask: Tensor | None,
         reset: Tensor | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Convolution and SiLU, and the convolution's new tail."""
+    ) -> tuple[list[Tensor], Tensor]:
+        """Queries and, if x [B, T, dim or 3 dim] has them, keys and values [B, T, H, d]; the convolution's new tail."""
+        parts = x.shape[-1] // self.dim
+        head_dim = self.dim // self.config.num_heads
+        finish = Finish(silu=True, parts=parts, unit_parts=min(parts, 2), head_dim=head_dim)
         if weight is None:
-            return F.silu(x.to(tail.dtype)), tail
-        return causal_convolution(x, weight, tail, position, mask, reset, silu=True)
+            found = finished(x.to(tail.dtype), finish)
+        else:
+            found, tail = causal_convolution(x, weight, tail, position, mask, reset, finish)
+        return [part.unflatten(-1, (-1, head_dim)) for part in found], tail
 
     def _norm(self) -> Norm | None:
         if self.norm_weight is None or self.norm_bias is None:

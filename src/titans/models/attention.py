@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans.memory.convolution import causal_convolution, convolution_weight, tie_keys_to_queries
+from titans.memory.kernels.short_convolution import Finish
 from titans.memory.layout import take
 from titans.models.config import TitansConfig
 from titans.models.state import AttentionState
@@ -32,9 +33,11 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x [B, T, dim] -> rotated q and k, v [B, T, H, d], and the convolution's new tail."""
         qkv = self.project_qkv(x)
-        if self.conv_weight is not None:
-            qkv, tail = causal_convolution(qkv, self.conv_weight, tail, position, mask, reset)
-        q, k, v = qkv.to(x.dtype).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        if self.conv_weight is None:
+            parts = qkv.chunk(3, -1)
+        else:
+            parts, tail = causal_convolution(qkv, self.conv_weight, tail, position, mask, reset, Finish(parts=3))
+        q, k, v = (part.to(x.dtype).unflatten(-1, (self.num_heads, -1)) for part in parts)
         angles = rotary_angles(position, q.shape[-1], self.rope_base)
         return rotate(q, *angles), rotate(k, *angles), v, tail
 
