@@ -190,4 +190,4 @@ def test_reading_a_memory_that_is_never_written_is_recall():
     tail = torch.zeros(2, 3, DIM, dtype=torch.float64)
     position = torch.arange(14).expand(2, 14)
     queries, _ = memory.queries(x, tail, position, None, None)
-    assert_same(memory.recall(queries, x, state.weights), y)
+    assert_same(memory.recall(queries, memory.output_gate(x), state.weights), y)

@@ -82,7 +82,9 @@ def test_memory_as_context(num_memory_tokens, new_model, new_config, some_tokens
     state, outputs = begun.memory, []
     for start in range(0, LENGTH, SEGMENT):
         s = slice(start, min(start + SEGMENT, LENGTH))
-        h = memory.recall(asked[:, s], x[:, s], state.weights)  # eq. 21: as the memory was before the segment
+        h = memory.recall(
+            asked[:, s], memory.output_gate(x[:, s]), state.weights
+        )  # eq. 21: as the memory was before the segment
         _, hk, hv = F.linear(h, attention.project_qkv.weight).chunk(3, -1)
         hk, hv = (part.unflatten(-1, (2, -1)) for part in (hk, hv))
         hk = rotate(hk, *(angle[:, s] for angle in angles))

@@ -101,6 +101,20 @@ class NeuralMemory(nn.Module):
         self._check_state(x, state)
         mask = None if mask is None else mask.to(x.device, torch.bool)
         reset = None if reset is None else reset.to(x.device, torch.bool)
+        reads, state = self.absorb(x, state, mask, reset, backend)
+        y = self.output(reads, self.output_gate(x))
+        return (y if mask is None else y * mask.unsqueeze(-1)), state
+
+    def absorb(
+        self,
+        x: Tensor,
+        state: MemoryState,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        backend: Backend = "auto",
+    ) -> tuple[Tensor, MemoryState]:
+        """What `forward` does up to the output, without its checks: the memory's reads [B, T, H, d] (arbitrary where a
+        token is absent) and the state after the last token."""
         if reset is not None and mask is not None:
             reset = reset & mask
         position = document_positions(state.position, x.shape[1], mask, reset)
@@ -129,10 +143,7 @@ class NeuralMemory(nn.Module):
             reset=reset,
         )
         assert after is not None
-        y = self._output(reads, x)
-        if mask is not None:
-            y = y * mask.unsqueeze(-1)
-        return y, after.replace(tail=tail)
+        return reads, after.replace(tail=tail)
 
     def begin(self, x: Tensor) -> MemoryState:
         """The state before the first token of a document, for the rows of x [B, ...]."""
@@ -163,11 +174,16 @@ class NeuralMemory(nn.Module):
         (q,), tail = self._convolve(projected, weight, tail, position, mask, reset)
         return q, tail
 
-    def recall(self, queries: Tensor, x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
-        """M*(q): reads with given weights [B, H, d_in, d_out], writes nothing; x [B, T, dim] drives the output gate."""
-        with torch.autocast(device_type=x.device.type, enabled=False):
+    def recall(self, queries: Tensor, gate: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
+        """M*(q): reads with given weights [B, H, d_in, d_out], writes nothing; gate: `output_gate` of x [B, T, dim]."""
+        with torch.autocast(device_type=gate.device.type, enabled=False):
             reads = self.network(queries.transpose(1, 2).to(weights[0].dtype), weights, self._norm()).transpose(1, 2)
-        return self._output(reads, x)
+        return self.output(reads, gate)
+
+    def output(self, reads: Tensor, gate: Tensor) -> Tensor:
+        """Normalisation, gate and projection; reads [B, T, H, d], gate: `output_gate` of x [B, T, dim]."""
+        normed = self.output_norm(reads.to(self.output_norm.weight.dtype)).flatten(-2)
+        return self.project_out(normed * F.silu(gate))
 
     def _convolve(
         self,
@@ -194,11 +210,6 @@ class NeuralMemory(nn.Module):
         dtype = torch.promote_types(self.norm_weight.dtype, torch.float32)
         return Norm(self.norm_weight.to(dtype), self.norm_bias.to(dtype))
 
-    def _output(self, reads: Tensor, x: Tensor) -> Tensor:
-        """Normalisation and gate before the output projection; reads [B, T, H, d], x [B, T, dim]."""
-        normed = self.output_norm(reads.to(self.output_norm.weight.dtype)).flatten(-2)
-        return self.project_out(normed * F.silu(self.output_gate(x)))
-
     def _fastest(self, x: Tensor) -> Backend:
         if x.shape[1] == 1:
             return "recurrent"
@@ -215,8 +226,7 @@ class NeuralMemory(nn.Module):
         dtype = self.project_out.weight.dtype
         if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f"x is {x.dtype} and the memory {dtype}; convert one of them, or use torch.autocast")
-        if not bool(torch.isfinite(x).all()):
-            raise NonFiniteError("x holds NaN or infinite values; the memory would never recover from them")
+        check_finite(x)
         for name, flags in (("mask", mask), ("reset", reset)):
             if flags is not None and flags.shape != x.shape[:2]:
                 raise ValueError(f"{name} must be [B, T] = {tuple(x.shape[:2])}, got {tuple(flags.shape)}")
@@ -234,6 +244,12 @@ class NeuralMemory(nn.Module):
                 f"the state belongs to another memory: its convolution tail is {tuple(state.tail.shape[1:])}, "
                 f"not {self._tail_shape}"
             )
+
+
+def check_finite(x: Tensor) -> None:
+    """Raises NonFiniteError unless x is one that a memory may read."""
+    if not bool(torch.isfinite(x).all()):
+        raise NonFiniteError("x holds NaN or infinite values; the memory would never recover from them")
 
 
 class GateProjections(nn.Module):

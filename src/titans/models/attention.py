@@ -41,24 +41,38 @@ class Attention(nn.Module):
         angles = rotary_angles(position, q.shape[-1], self.rope_base)
         return rotate(q, *angles), rotate(k, *angles), v, tail
 
-    def project_context(self, h: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values [B, T, H, d] of tokens that are no part of the stream (MAC's memory tokens)."""
-        weight = self.project_qkv.weight[len(self.project_qkv.weight) // 3 :]
+    @property
+    def context_weight(self) -> Tensor:
+        """Of the keys and values of what is no part of the stream [2 dim, dim]."""
+        return self.project_qkv.weight[len(self.project_qkv.weight) // 3 :]
+
+    def project_context(self, h: Tensor, angles: tuple[Tensor, Tensor], weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values [B, T, H, d] of tokens that are no part of the stream (MAC's memory tokens).
+
+        h: [B, T, dim]; angles: `rotary_angles` of their positions; weight: `context_weight`.
+        """
         k, v = F.linear(h, weight).to(weight.dtype).chunk(2, -1)  # kept in the state: not in autocast's precision
         k, v = (x.unflatten(-1, (self.num_heads, -1)) for x in (k, v))
-        return rotate(k, *rotary_angles(position, k.shape[-1], self.rope_base)), v
+        return rotate(k, *angles), v
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
+    def project_persistent(self, weight: Tensor) -> list[Tensor]:
+        """Keys and values [1, P, H, d] of the persistent tokens, which have no position; weight: `context_weight`."""
+        persistent = weight.new_zeros(0, weight.shape[1]) if self.persistent is None else self.persistent
+        parts = F.linear(persistent.to(weight.dtype), weight).chunk(2, -1)
+        return [part.unflatten(-1, (self.num_heads, -1)).unsqueeze(0) for part in parts]
+
+    def attend(self, q: Tensor, keys: list[Tensor], values: list[Tensor], visible: Tensor) -> Tensor:
         """Softmax attention with the persistent tokens always visible.
 
-        q: [B, T, H, d]; k, v: [B, S, H, d]; visible: [B or 1, T, S] bool -> [B, T, dim], output projection included.
+        q: [B, T, H, d]; keys, values: those of the persistent tokens first, then others [B, S, H, d] with S tokens
+        together; visible: [B or 1, T, S] bool -> [B, T, dim], output projection included.
         """
-        if self.persistent is not None:
-            weight = self.project_qkv.weight[q.shape[2] * q.shape[3] :]
-            pk, pv = F.linear(self.persistent.to(q.dtype), weight.to(q.dtype)).chunk(2, -1)
-            pk, pv = (p.unflatten(-1, (self.num_heads, -1)).expand(len(q), -1, -1, -1) for p in (pk, pv))
-            k, v = torch.cat([pk, k], 1), torch.cat([pv, v], 1)
-            visible = F.pad(visible, (len(self.persistent), 0), value=True)
+        always = keys[0].shape[1]
+        k, v = (
+            torch.cat([persistent.to(q.dtype).expand(len(q), -1, -1, -1), *others], 1)
+            for persistent, *others in (keys, values)
+        )
+        visible = F.pad(visible, (always, 0), value=True)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible.unsqueeze(1))
         return self.project_out(y.transpose(1, 2).flatten(2))
@@ -99,7 +113,8 @@ class SlidingWindowAttention(Attention):
             span, device=x.device
         )  # of each key from each query
         visible = (distance >= 0) & (distance <= seen)
-        y = self.attend(queries, blocks(keys), blocks(values), visible)
+        always_keys, always_values = self.project_persistent(self.context_weight)
+        y = self.attend(queries, [always_keys, blocks(keys)], [always_values, blocks(values)], visible)
         y = y.unflatten(0, (rows, num_blocks)).flatten(1, 2)[:, :length]
 
         if mask is None:

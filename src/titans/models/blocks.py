@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titans.memory.layer import NeuralMemory
-from titans.models.attention import Attention, SlidingWindowAttention, convolution_tail
+from titans.memory.layer import NeuralMemory, check_finite
+from titans.models.attention import Attention, SlidingWindowAttention, convolution_tail, rotary_angles
 from titans.models.config import TitansConfig
 from titans.models.segments import Segmentation, Stream
 from titans.models.state import AttentionState, BlockState, ContextState
@@ -156,17 +156,20 @@ class MemoryAsContext(nn.Module):
         where = (stream.position, stream.mask, stream.reset)
         questions, context_tail = self.memory.queries(x, context.tail, *where)
         q, k, v, tail = self.attention.project(x, attention.tail, *where)
+        angles = (part.to(q.dtype) for part in rotary_angles(stream.position, q.shape[-1], self.config.rope_base))
+        weight = self.attention.context_weight
+        always_keys, always_values = self.attention.project_persistent(weight)
 
         segmentation = Segmentation(stream, self.config.segment_size)
         every_slot = torch.arange(self.config.segment_size, device=x.device)
-        outputs = []
+        attended, written, reads = [], [], []
         keys = values = memory_keys = memory_values = x
         weights = memory.weights
-        for segment in segmentation.segments(x, q, k, v, questions, stream.position):
-            x_s, q_s, k_s, v_s, questions_s, position_s = segment.tensors
+        for segment in segmentation.segments(q, k, v, questions, self.memory.output_gate(x), *angles):
+            q_s, k_s, v_s, questions_s, gate_s, cos_s, sin_s = segment.tensors
             weights = self._weights_before(memory.weights, context.weights, segment.continues, segment.fresh)
-            h = self.memory.recall(questions_s, x_s, weights)  # [B, W, D]
-            h_keys, h_values = self.attention.project_context(h, position_s)
+            h = self.memory.recall(questions_s, gate_s, weights)  # [B, W, D]
+            h_keys, h_values = self.attention.project_context(h, (cos_s, sin_s), weight)
             keys, values = segment.merge(attention.keys, k_s), segment.merge(attention.values, v_s)
             memory_keys = segment.merge(context.keys, h_keys)
             memory_values = segment.merge(context.values, h_values)
@@ -174,14 +177,18 @@ class MemoryAsContext(nn.Module):
             past = every_slot <= segment.slots.unsqueeze(-1)  # [B or 1, W, S]
             visible = torch.cat([past & self.offered, past], -1)
             y = self.attention.attend(
-                q_s, torch.cat([memory_keys, keys], 1), torch.cat([memory_values, values], 1), visible
+                q_s, [always_keys, memory_keys, keys], [always_values, memory_values, values], visible
             )
             begins = None if segment.fresh is None else segment.fresh.unsqueeze(1) & (segment.slots == 0)
-            m, memory = self.memory(self.norm(y), memory, segment.present, begins)
-            outputs.append(self.gate(y, m))
+            normed = self.norm(y)
+            found, memory = self.memory.absorb(normed, memory, segment.present, begins)
+            attended.append(y), written.append(normed), reads.append(found)
 
+        normed = segmentation.restore(written)
+        check_finite(normed)
+        m = self.memory.output(segmentation.restore(reads), self.memory.output_gate(normed))
         keep = segmentation.open_slots
-        return segmentation.restore(outputs), BlockState(
+        return self.gate(segmentation.restore(attended), m), BlockState(
             memory,
             AttentionState(keep(keys), keep(values), tail),
             ContextState(keep(memory_keys), keep(memory_values), weights, context_tail),
