@@ -16,6 +16,7 @@ from titans.memory.kernels.native import native_titans, unsupported
 from titans.memory.kernels.short_convolution import Finish
 from titans.memory.layout import document_positions
 from titans.memory.networks import MemoryNetwork, Norm
+from titans.memory.norm import RMSNorm
 from titans.memory.recurrent import recurrent_titans
 from titans.memory.reference import reference_titans
 from titans.memory.state import MemoryState
@@ -66,7 +67,7 @@ class NeuralMemory(nn.Module):
         deep = config.depth > 1
         self.norm_weight = nn.Parameter(torch.full((heads, head_dim), 0.5)) if deep else None
         self.norm_bias = nn.Parameter(torch.zeros(heads, head_dim)) if deep else None
-        self.output_norm = nn.RMSNorm(head_dim, eps=1e-6)
+        self.output_norm = RMSNorm(head_dim, eps=1e-6)
         self.output_gate = nn.Linear(dim, dim, bias=False)
         self.project_out = nn.Linear(dim, dim, bias=False)
 
@@ -182,8 +183,7 @@ class NeuralMemory(nn.Module):
 
     def output(self, reads: Tensor, gate: Tensor) -> Tensor:
         """Normalisation, gate and projection; reads [B, T, H, d], gate: `output_gate` of x [B, T, dim]."""
-        normed = self.output_norm(reads.to(self.output_norm.weight.dtype)).flatten(-2)
-        return self.project_out(normed * F.silu(gate))
+        return self.project_out(self.output_norm(reads, gate.unflatten(-1, reads.shape[-2:])).flatten(-2))
 
     def _convolve(
         self,

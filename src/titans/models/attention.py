@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans.memory.convolution import causal_convolution, convolution_weight, tie_keys_to_queries
+from titans.memory.kernels.elementwise import rotate
 from titans.memory.kernels.short_convolution import Finish
 from titans.memory.layout import take
 from titans.models.config import TitansConfig
@@ -137,10 +138,3 @@ def rotary_angles(position: Tensor, head_dim: int, base: float) -> tuple[Tensor,
     frequency = base ** (-torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float64) / head_dim)
     angle = position.double()[:, :, None, None] * frequency
     return angle.cos(), angle.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of x [B, T, H, d]."""
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    a, b = x.chunk(2, -1)
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], -1)

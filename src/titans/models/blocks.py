@@ -12,23 +12,17 @@ Every block is x + mixer(norm(x)), then x + SwiGLU(norm(x)). Letters: B rows, T 
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from titans.memory.kernels.elementwise import swiglu
 from titans.memory.layer import NeuralMemory, check_finite
+from titans.memory.norm import RMSNorm
 from titans.models.attention import Attention, SlidingWindowAttention, convolution_tail, rotary_angles
 from titans.models.config import TitansConfig
 from titans.models.segments import Segmentation, Stream
 from titans.models.state import AttentionState, BlockState, ContextState
 
 T = TypeVar("T")
-
-
-class Norm(nn.RMSNorm):
-    """RMSNorm in the precision of its weight, whatever autocast made of the input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.to(self.weight.dtype))
 
 
 class Gate(nn.Module):
@@ -40,8 +34,8 @@ class Gate(nn.Module):
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
-        self.attention_norm = Norm(config.dim, eps=config.norm_eps)
-        self.memory_norm = Norm(config.dim, eps=config.norm_eps)
+        self.attention_norm = RMSNorm(config.dim, eps=config.norm_eps)
+        self.memory_norm = RMSNorm(config.dim, eps=config.norm_eps)
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
         y, m = self.attention_norm(y), self.memory_norm(m)
@@ -90,7 +84,7 @@ class MemoryAsLayer(nn.Module):
         super().__init__()
         self.config = config
         self.memory = NeuralMemory(config.dim, config.memory)
-        self.norm = Norm(config.dim, eps=config.norm_eps)
+        self.norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.attention = SlidingWindowAttention(config)
 
     def begin(self, x: Tensor) -> BlockState:
@@ -132,7 +126,7 @@ class MemoryAsContext(nn.Module):
         self.config = config
         self.attention = Attention(config)
         self.memory = NeuralMemory(config.dim, config.memory)
-        self.norm = Norm(config.dim, eps=config.norm_eps)
+        self.norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.gate = Gate(config)
         size = config.segment_size
         stride = size // (config.num_memory_tokens or size)
@@ -182,7 +176,9 @@ class MemoryAsContext(nn.Module):
             begins = None if segment.fresh is None else segment.fresh.unsqueeze(1) & (segment.slots == 0)
             normed = self.norm(y)
             found, memory = self.memory.absorb(normed, memory, segment.present, begins)
-            attended.append(y), written.append(normed), reads.append(found)
+            attended.append(y)
+            written.append(normed)
+            reads.append(found)
 
         normed = segmentation.restore(written)
         check_finite(normed)
@@ -216,8 +212,7 @@ class SwiGLU(nn.Module):
         self.project_out = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, value = self.project_in(x).chunk(2, -1)
-        return self.project_out(F.silu(gate) * value)
+        return self.project_out(swiglu(self.project_in(x)))
 
 
 _MIXERS = {
@@ -234,9 +229,9 @@ class Block(nn.Module):
 
     def __init__(self, config: TitansConfig, layer: int) -> None:
         super().__init__()
-        self.mixer_norm = Norm(config.dim, eps=config.norm_eps)
+        self.mixer_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.mixer = _MIXERS[config.variant if config.has_memory(layer) else "attention"](config)
-        self.mlp_norm = Norm(config.dim, eps=config.norm_eps)
+        self.mlp_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.mlp = SwiGLU(config.dim, config.mlp_size)
 
     def forward(self, x: Tensor, state: BlockState, stream: Stream) -> tuple[Tensor, BlockState]:

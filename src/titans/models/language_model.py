@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from titans.errors import TitansError
 from titans.files import load_tensors, read_json, save_tensors, write_json
 from titans.memory.layout import compact, document_positions, take
+from titans.memory.norm import RMSNorm
 from titans.models.blocks import Block
 from titans.models.config import TitansConfig
 from titans.models.segments import Stream
@@ -32,9 +33,9 @@ class TitansLM(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(config.vocab_size, config.dim)
-        self.embedding_norm = nn.RMSNorm(config.dim, eps=config.norm_eps)  # else the first block drowns the token
+        self.embedding_norm = RMSNorm(config.dim, eps=config.norm_eps)  # else the first block drowns the token
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
-        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.norm = RMSNorm(config.dim, eps=config.norm_eps)
         nn.init.normal_(self.embedding.weight, std=0.02)
         with torch.no_grad():  # as GPT-2: residual branches start small in deep models
             for name, parameter in self.named_parameters():
