@@ -19,7 +19,7 @@ typedef struct {
     const real *x, *w, *tail;              /* [B, T, D], [J, D], [B, J - 1, D] */
     real *y[MAX_PARTS];                    /* [B, T, D / P] */
     const real *dy[MAX_PARTS];             /* [B, T, D / P] */
-    real *dx, *dw, *dtail;                 /* [B, T, D], [B, J, D], [B, J - 1, D]; zero before */
+    real *dx, *dw, *dtail;                 /* [B, T, D]; [B, J, D], [B, J - 1, D], zero before */
 } Call;
 
 /* Where the input for tap j of token t lies in `present` [T, D] or `past` [J - 1, D]; NULL for a tap left out. */
@@ -105,7 +105,9 @@ static void backward(const Call *call, long b, real *row) {
                 for (long j = 0; j < call->J; j++) {
                     if (!from[j]) continue;
                     real *of_w = dw + j * call->D + channel;
-                    store(to[j] + channel, load(to[j] + channel) + load(call->w + j * call->D + channel) * dz);
+                    V of_x = load(call->w + j * call->D + channel) * dz;
+                    if (j) of_x += load(to[j] + channel);  /* tap 0 is an input's first use */
+                    store(to[j] + channel, of_x);
                     store(of_w, load(of_w) + load(from[j] + channel) * dz);
                 }
             }

@@ -29,6 +29,7 @@ _ACTIVATIONS = ("gelu", "silu", "relu")
 _POINTER, _POINTERS = ctypes.c_void_p, ctypes.c_void_p * MAX_LAYERS
 _PER_TOKEN = ("q", "k", "v", "keep", "eta", "theta")
 _PER_ROW = ("w0", "gamma", "beta")
+_WRITTEN = ("w", "s")  # gradients of which the kernel writes every number
 
 
 class _Arguments(ctypes.Structure):
@@ -79,7 +80,9 @@ def _native_titans(call: Call) -> tuple[Tensor, MemoryState]:
         *_decays(gates),
         *((None, None) if call.norm is None else call.norm),
         *_decays(old),
-        *(*call.weights, *state.weights, *state.momentum, *state.inputs, *state.errors),
+        # What a document begins with is only looked at, and only has a gradient, where one begins in this call.
+        *(call.weights if plan.fresh is not None else (w.detach() for w in call.weights)),
+        *(*state.weights, *state.momentum, *state.inputs, *state.errors),
     )
     tensors = tuple(None if x is None else x.contiguous() for x in tensors)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
@@ -176,7 +179,7 @@ class _Shape:
             if isinstance(value, Tensor):
                 setattr(arguments, name, value.data_ptr())
             elif value is not None:
-                setattr(arguments, name, _POINTERS(*(x.data_ptr() for x in value)))
+                setattr(arguments, name, _POINTERS(*(None if x is None else x.data_ptr() for x in value)))
         arguments.owners = tensors  # pointers do not keep a tensor alive
         return arguments
 
@@ -237,9 +240,13 @@ class _Native(torch.autograd.Function):
         def room(name: str, x: Any) -> Any:
             """For a gradient; those of parameters get one per row."""
             if x is None or isinstance(x, tuple):
-                return None if x is None else tuple(room(name, part) for part in x)
+                return x and tuple(room(name, part) for part in x)
             if name in _PER_TOKEN:
                 return shape.per_token(x)
+            if name in _WRITTEN:
+                return torch.empty_like(x)
+            if name == "w0" and shape.plan["fresh"] is None:
+                return None
             rows = (len(dy),) if name in _PER_ROW else ()
             return x.new_zeros(*rows, *x.shape)
 

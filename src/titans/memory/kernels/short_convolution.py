@@ -96,7 +96,7 @@ class _Convolution(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *dy: Tensor) -> tuple[Tensor | None, ...]:
         x, w, tail = inputs = ctx.saved_tensors
-        dx, dw, dtail = torch.zeros_like(x), w.new_zeros(len(x), *w.shape), torch.zeros_like(tail)
+        dx, dw, dtail = torch.empty_like(x), w.new_zeros(len(x), *w.shape), torch.zeros_like(tail)
         given = tuple(part.contiguous() for part in dy)
         _call(ctx.position, ctx.finish, inputs, {"dy": given, "dx": dx, "dw": dw, "dtail": dtail}, backward=True)
         return None, None, dx, dw.sum(0), dtail
