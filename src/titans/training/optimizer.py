@@ -17,7 +17,8 @@ def make_optimizer(model: StatefulModel, config: TrainConfig) -> AdamW:
         {"params": [p for name, p in trained if decays(name, p)], "weight_decay": config.weight_decay},
         {"params": [p for name, p in trained if not decays(name, p)], "weight_decay": 0.0},
     ]
-    return AdamW([group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas)
+    groups = [group for group in groups if group["params"]]
+    return AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
 def decays(name: str, parameter: Tensor) -> bool:
@@ -46,5 +47,4 @@ def load_moments(model: StatefulModel, optimizer: AdamW, tensors: Mapping[str, T
         parameter = parameters.get(name)
         if parameter is None or (kind != "step" and parameter.shape != tensor.shape):
             raise TitansError(f"the optimiser's {key} does not fit the model: the checkpoint is of another model")
-        # Adam counts its steps on the CPU.
-        optimizer.state[parameter][kind] = tensor if kind == "step" else tensor.to(parameter.device)
+        optimizer.state[parameter][kind] = tensor.to(parameter.device)
