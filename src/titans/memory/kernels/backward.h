@@ -274,7 +274,7 @@ static void chunk_backward(Work *w, long job) {
     long P = w->P;
     gather(w, w->q, call->q);
     load_divisors(w, job);
-    read_out(w);
+    read_out(w, 1);
     for (long l = 0; l < w->L; l++) {
         memset(w->da[l], 0, w->in[l] * P * sizeof(real)), memset(w->de[l], 0, w->out[l] * P * sizeof(real));
     }

@@ -29,8 +29,9 @@ int run(const Call *call, int64_t begin, int64_t end, int backward) {
     return 0;
 }
 
-int64_t state_size(const Call *call) {
+/* Numbers of a state in `starts`, and of a round in `reads`. */
+void sizes(const Call *call, int64_t *state, int64_t *reads) {
     Work work;
     lay_out(&work, call, NULL, 0);
-    return work.state;
+    *state = work.state, *reads = work.reads;
 }

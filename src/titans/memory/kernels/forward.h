@@ -214,28 +214,39 @@ static void guard(Work *w, real *next_pending) {
     for (long t = 0; t < C; t++) w->over_n[t] = 1 / w->n[t], w->over_m[t] = 1 / w->m[t];
 }
 
-/* y = M_{W_t}(q_t) (`read` of chunked.py). */
-static void read_out(Work *w) {
+/* zr of layer l, given its scores: kept W^T x + carried S^T x / m - e (write * scores). */
+static void read_layer(Work *w, long l, const real *x) {
+    const Call *call = w->call;
+    long P = w->P, g = gate_of(w, l);
+    real *carried = w->t1;
+    for (long t = 0; t < P; t += LANES) store(carried + t, load(w->carried[g] + t) * load(w->over_m + t));
+    product(w->zr[l], P, w->W + w->offset[l], 1, w->wide[l], x, P, w->out[l], w->in[l], P, 1, 0);
+    if (call->momentum)
+        product_to((Epilogue){.scale = carried, .keep = w->kept[g]}, w->zr[l], P, w->S + w->offset[l], 1, w->wide[l],
+                   x, P, w->out[l], w->in[l], P);
+    for (long i = 0; i < w->C; i++)
+        for (long t = strip_of(i); t < P; t += LANES)
+            store(w->square1 + i * P + t,
+                  load(w->scores[l] + i * P + t) * load(w->write[g] + i * P + t) * load(w->over_n + t));
+    Epilogue rest = {.scale_all = -1, .keep_all = 1, .part = EARLIER_SUM};
+    if (!call->momentum) rest.keep = w->kept[g];
+    product_to(rest, w->zr[l], P, w->e[l], P, 1, w->square1, P, w->out[l], w->C, P);
+}
+
+/* y = M_{W_t}(q_t) (`read` of chunked.py). What the layers made of the queries is kept where there is room, or with
+   `again` taken from there. */
+static void read_out(Work *w, int again) {
     const Call *call = w->call;
     long P = w->P, last = w->L - 1;
+    real *kept = call->reads ? call->reads + ((w->b * call->H + w->h) * call->R + w->r) * w->reads : NULL;
     for (long l = 0; l < w->L; l++) {
-        long g = gate_of(w, l);
         const real *x = l == 0 ? w->q : w->x[l];
-        real *carried = w->t1;
-        for (long t = 0; t < P; t += LANES) store(carried + t, load(w->carried[g] + t) * load(w->over_m + t));
-        /* kept W^T x + carried S^T x / m - e (write * scores) */
-        product(w->zr[l], P, w->W + w->offset[l], 1, w->wide[l], x, P, w->out[l], w->in[l], P, 1, 0);
-        if (call->momentum)
-            product_to((Epilogue){.scale = carried, .keep = w->kept[g]}, w->zr[l], P, w->S + w->offset[l], 1, w->wide[l],
-                       x, P, w->out[l], w->in[l], P);
+        long size = w->out[l] * P;
         product_to((Epilogue){.scale_all = 1, .part = EARLIER_ROWS}, w->scores[l], P, w->a[l], 1, P, x, P, w->C, w->in[l], P);
-        for (long i = 0; i < w->C; i++)
-            for (long t = strip_of(i); t < P; t += LANES)
-                store(w->square1 + i * P + t,
-                      load(w->scores[l] + i * P + t) * load(w->write[g] + i * P + t) * load(w->over_n + t));
-        Epilogue rest = {.scale_all = -1, .keep_all = 1, .part = EARLIER_SUM};
-        if (!call->momentum) rest.keep = w->kept[g];
-        product_to(rest, w->zr[l], P, w->e[l], P, 1, w->square1, P, w->out[l], w->C, P);
+        if (again) memcpy(w->zr[l], kept, size * sizeof(real));
+        else read_layer(w, l, x);
+        if (kept && !again) memcpy(kept, w->zr[l], size * sizeof(real));
+        if (kept) kept += size;
         if (l == last) break;
         for (long i = 0; i < w->out[l] * P; i += LANES) {
             V value, slope, curvature;
@@ -328,7 +339,7 @@ static void forward_row(Work *w, long job) {
                 real *kept = call->divisors + (job * call->R + w->r) * 2 * w->C;
                 memcpy(kept, w->over_n, w->C * sizeof(real)), memcpy(kept + w->C, w->over_m, w->C * sizeof(real));
             }
-            read_out(w);
+            read_out(w, 0);
             scatter(w, call->y, w->y);
             if (w->full) {
                 close_chunk(w);

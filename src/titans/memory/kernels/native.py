@@ -1,6 +1,7 @@
 """The dual form in C (chunk.c): forward and backward of the whole loop over chunks as one function of autograd.
 
-Keeps the weights and momentum before every `group`th chunk and computes everything else anew in the backward pass.
+Keeps the weights and momentum before every `group`th chunk and what the layers made of the queries, and computes
+everything else anew in the backward pass.
 Rows and heads are independent and are shared out over torch's threads. For processors; float32 and float64; every
 switch but channel-wise forgetting. Equals `chunk_titans`.
 
@@ -43,7 +44,7 @@ class _Arguments(ctypes.Structure):
         *fields(_POINTERS, "w0 w s a_old e_old"),
         *fields(_POINTER, "y pending_end slope_open"),
         *fields(_POINTERS, "w_end s_end a_open e_open"),
-        *fields(_POINTER, "starts divisors dy"),
+        *fields(_POINTER, "starts divisors reads dy"),
         *fields(_POINTERS, "dw_end ds_end da_open de_open"),
         *fields(_POINTER, "dq dk dv dkeep deta dtheta dgamma dbeta dkeep_old deta_old dtheta_old"),
         *fields(_POINTERS, "dw0 dw ds da_old de_old"),
@@ -218,9 +219,10 @@ class _Native(torch.autograd.Function):
         kept, jobs = {}, q.shape[0] * q.shape[2]
         if differentiable:
             rounds, group = shape.sizes["R"], shape.sizes["group"]
-            kernel.state_size.restype = ctypes.c_int64
-            size = kernel.state_size(ctypes.byref(shape.arguments()))
-            kept["starts"] = q.new_empty(jobs, -(-rounds // group), size)
+            state, reads = ctypes.c_int64(), ctypes.c_int64()
+            kernel.sizes(ctypes.byref(shape.arguments()), ctypes.byref(state), ctypes.byref(reads))
+            kept["starts"] = q.new_empty(jobs, -(-rounds // group), state.value)
+            kept["reads"] = q.new_empty(jobs, rounds, reads.value)
             kept["divisors"] = q.new_empty(jobs, rounds, 2, shape.sizes["C"])
         run_in_threads(kernel, shape.arguments(**named, **results, **kept), jobs, backward=False)
         ctx.shape, ctx.kept = shape, kept

@@ -20,8 +20,9 @@ typedef struct {
     /* results */
     real *y, *pending_end, *slope_open;
     real *w_end[MAX_LAYERS], *s_end[MAX_LAYERS], *a_open[MAX_LAYERS], *e_open[MAX_LAYERS];
-    /* kept for the backward pass: weights and momentum before every `group`th round, divisors [B, H, R, 2, C] */
-    real *starts, *divisors;
+    /* kept for the backward pass: weights and momentum before every `group`th round, divisors [B, H, R, 2, C], and what
+       every layer made of the queries, before act [B, H, R, features of all layers, C padded] */
+    real *starts, *divisors, *reads;
     /* gradients of the results */
     const real *dy, *dw_end[MAX_LAYERS], *ds_end[MAX_LAYERS], *da_open[MAX_LAYERS], *de_open[MAX_LAYERS];
     /* gradients of the arguments; those of w0, gamma and beta per row: [B, H, ...] */
@@ -34,6 +35,7 @@ typedef struct {
     long d, L, C, P, G;                               /* P: C padded */
     long in[MAX_LAYERS], out[MAX_LAYERS], columns[MAX_LAYERS], wide[MAX_LAYERS]; /* d_in, d_out, d_out padded, a row's length */
     long offset[MAX_LAYERS], matrices, state;         /* where layer l's weights are in a state; W's size; W and S */
+    long reads;                                       /* numbers of a round in `reads` of Call */
     long b, h, r;                                     /* row, head, round */
     long any, full;                                   /* whether the round has a token, and is full */
     long token[1024];                                 /* of each slot; -1 empty, -2 from an earlier call */
@@ -97,6 +99,7 @@ static long lay_out(Work *w, const Call *call, real *block, int backward) {
         w->columns[l] = padded(w->out[l]), w->wide[l] = w->columns[l] + (w->columns[l] % 64 ? 0 : LANES);
         w->offset[l] = w->matrices;
         w->matrices += w->in[l] * w->wide[l];
+        w->reads += w->out[l] * P;
     }
     w->state = 2 * w->matrices;
     w->block = w->next = block;
