@@ -13,7 +13,8 @@ from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig
 from titans.memory.convolution import causal_convolution, convolution_weight, tie_keys_to_queries
 from titans.memory.kernels.native import native_titans, unsupported
-from titans.memory.layout import document_positions
+from titans.memory.kernels.step import Workspace, native_step_
+from titans.memory.layout import document_positions, replace_
 from titans.memory.networks import MemoryNetwork, Norm
 from titans.memory.recurrent import recurrent_titans
 from titans.memory.reference import reference_titans
@@ -102,14 +103,18 @@ class NeuralMemory(nn.Module):
         reset = None if reset is None else reset.to(x.device, torch.bool)
         if reset is not None and mask is not None:
             reset = reset & mask
+        return self._read(x, state, mask, reset, self._fastest(x) if backend == "auto" else backend)
+
+    def _read(
+        self, x: Tensor, state: MemoryState, mask: Tensor | None, reset: Tensor | None, backend: Backend
+    ) -> tuple[Tensor, MemoryState]:
+        """`forward` without its checks; reset only where a token is present."""
         position = document_positions(state.position, x.shape[1], mask, reset)
 
         qkv, tail = self._convolve(self.project_qkv(x), self.conv_weight, state.tail, position, mask, reset)
         q, k, v = qkv.unflatten(-1, (3, self.config.num_heads, -1)).unbind(2)  # [B, T, H, d]
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         g, log_eta, theta = self.gates(x)
-        if backend == "auto":
-            backend = self._fastest(x)
         if backend not in _OPERATIONS:
             raise ValueError(f"backend is {backend!r}; it must be auto, {', '.join(_OPERATIONS)}")
         reads, after = _OPERATIONS[backend](
@@ -134,6 +139,54 @@ class NeuralMemory(nn.Module):
         if mask is not None:
             y = y * mask.unsqueeze(-1)
         return y, after.replace(tail=tail)
+
+    @torch.no_grad()
+    def step_(
+        self,
+        x: Tensor,
+        state: MemoryState,
+        workspace: Workspace | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> Tensor:
+        """Reads one token per row and changes `state` in place: to generate with. The same as `forward` on one token.
+
+        Nothing is allocated for the state and no shape depends on a value, so torch.compile(fullgraph=True) and CUDA
+        graphs can take it. Values are not checked, as that would have to wait for an accelerator. Records no gradient.
+
+        Args:
+            x: [B, dim].
+            state: to change; of `MemoryState.own`, as tensors that share memory with others cannot be changed.
+            workspace: of `workspace(state)`; without one a processor does part of the open chunk's work again.
+            mask, reset: [B] bool, as in `forward`; a row that is absent stays exactly as it is.
+
+        Returns:
+            y [B, dim], zero where a row is absent.
+        """
+        if workspace is None and not torch.compiler.is_compiling():
+            workspace = self.workspace(state)
+        begins = None if reset is None else (reset if mask is None else reset & mask).unsqueeze(1)
+        if workspace is None:
+            present = None if mask is None else mask.unsqueeze(1)
+            y, after = self._read(x.unsqueeze(1), state, present, begins, "recurrent")
+            state.copy_(after)
+            return y.squeeze(1)
+        position = document_positions(state.position, 1, None, begins)
+        qkv = self.project_qkv(x).unsqueeze(1)
+        qkv, tail = self._convolve(qkv, self.conv_weight, state.tail, position, None, begins)
+        q, k, v = qkv.squeeze(1).unflatten(-1, (3, self.config.num_heads, -1)).unbind(1)  # [B, H, d]
+        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        weights, norm = tuple(self.initial_weights), self._norm()
+        reads = native_step_(workspace, q, k, v, *self.gates(x), weights, norm, mask, reset)
+        replace_(state.tail, tail, mask)
+        y = self._output(reads, x)
+        return y if mask is None else y * mask.unsqueeze(-1)
+
+    def workspace(self, state: MemoryState) -> Workspace | None:
+        """What `step_` may keep beside a state from token to token; None where the compiled kernel cannot be used."""
+        if unsupported(state.slope.device, self.config.chunk_size, self.config.gate_granularity):
+            return None
+        return Workspace(state, self.network, self.config.guard_limit if self.config.guard else None)
 
     def begin(self, x: Tensor) -> MemoryState:
         """The state before the first token of a document, for the rows of x [B, ...]."""
@@ -267,7 +320,7 @@ class GateProjections(nn.Module):
                 log_eta = F.logsigmoid(logits)
                 theta = theta * torch.sigmoid(-logits)  # 1 - eta, exact for eta near 1
             if self.forget is None:
-                return torch.zeros_like(theta).expand(*theta.shape[:3], -1), log_eta, theta
+                return torch.zeros_like(theta), log_eta, theta
             alpha = closing(torch.sigmoid(self._heads(self.forget, x)), FORGET_MARGIN)
             return torch.log1p(-alpha.clamp_max(MAX_FORGET)), log_eta, theta
 

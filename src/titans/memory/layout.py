@@ -151,6 +151,17 @@ def take(x: Tensor, index: Tensor) -> Tensor:
     return x[rows, index]
 
 
+def perhaps_any(flags: Tensor) -> bool:
+    """Whether any flag can be set. Only a processor outside torch.compile is asked: elsewhere it would have to be waited
+    for, and a graph can hold no question."""
+    return flags.device.type != "cpu" or torch.compiler.is_compiling() or bool(flags.any())
+
+
+def replace_(old: Tensor, new: Tensor, rows: Tensor | None) -> None:
+    """old [B, ...] = new, in place, in the rows [B] that are True, or in all."""
+    old.copy_(new if rows is None else torch.where(rows.view(-1, *([1] * (new.dim() - 1))), new, old))
+
+
 def compact(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Present tokens to the left, in order: source and target indices [B, T] and the number present [B].
 

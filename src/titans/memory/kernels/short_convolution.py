@@ -25,10 +25,10 @@ class _Arguments(ctypes.Structure):
 
 
 def supported(x: Tensor, weight: Tensor) -> bool:
-    """Whether the kernel can compute this convolution."""
+    """Whether the kernel can compute this convolution; torch.compile cannot see into it."""
     channels, taps = weight.shape
     fits = x.device.type == "cpu" and x.dtype in DTYPES and channels % LANES == 0 and taps <= MAX_TAPS
-    return fits and unavailable() is None
+    return fits and not torch.compiler.is_compiling() and unavailable() is None
 
 
 def native_convolution(x: Tensor, weight: Tensor, tail: Tensor, position: Tensor | None, silu: bool) -> Tensor:
