@@ -12,9 +12,10 @@ from titans.memory.arguments import MemoryOperation
 from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig
 from titans.memory.convolution import causal_convolution, convolution_weight, tie_keys_to_queries
+from titans.memory.gates import FORGET_MARGIN, MAX_FORGET, STEP_MARGIN
 from titans.memory.kernels.native import native_titans, unsupported
-from titans.memory.kernels.step import Workspace, native_step_
-from titans.memory.layout import document_positions, replace_
+from titans.memory.kernels.step import OUTPUT_EPSILON, Parameters, Projections, Workspace, native_step_
+from titans.memory.layout import document_positions
 from titans.memory.networks import MemoryNetwork, Norm
 from titans.memory.recurrent import recurrent_titans
 from titans.memory.reference import reference_titans
@@ -29,8 +30,6 @@ _OPERATIONS: dict[str, MemoryOperation] = {
 }
 # The memory begins as good as empty: what it is not yet sure of should not have to be unlearned first.
 LAST_LAYER_SCALE = 0.02
-STEP_MARGIN, FORGET_MARGIN = 0.1, 0.05  # how far gates are stretched past 0 and 1, so that they can close exactly
-MAX_FORGET = 1 - 1e-6  # alpha = 1 exactly has no finite logarithm and no gradient
 CHANNEL_GATE_RANK = 32  # of the low-rank projection behind channel-wise gates (as reported in arXiv 2504.13173)
 
 
@@ -66,7 +65,7 @@ class NeuralMemory(nn.Module):
         deep = config.depth > 1
         self.norm_weight = nn.Parameter(torch.full((heads, head_dim), 0.5)) if deep else None
         self.norm_bias = nn.Parameter(torch.zeros(heads, head_dim)) if deep else None
-        self.output_norm = nn.RMSNorm(head_dim, eps=1e-6)
+        self.output_norm = nn.RMSNorm(head_dim, eps=OUTPUT_EPSILON)
         self.output_gate = nn.Linear(dim, dim, bias=False)
         self.project_out = nn.Linear(dim, dim, bias=False)
 
@@ -171,22 +170,17 @@ class NeuralMemory(nn.Module):
             y, after = self._read(x.unsqueeze(1), state, present, begins, "recurrent")
             state.copy_(after)
             return y.squeeze(1)
-        position = document_positions(state.position, 1, None, begins)
-        qkv = self.project_qkv(x).unsqueeze(1)
-        qkv, tail = self._convolve(qkv, self.conv_weight, state.tail, position, None, begins)
-        q, k, v = qkv.squeeze(1).unflatten(-1, (3, self.config.num_heads, -1)).unbind(1)  # [B, H, d]
-        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-        weights, norm = tuple(self.initial_weights), self._norm()
-        reads = native_step_(workspace, q, k, v, *self.gates(x), weights, norm, mask, reset)
-        replace_(state.tail, tail, mask)
-        y = self._output(reads, x)
-        return y if mask is None else y * mask.unsqueeze(-1)
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            logits = self.gates.logits(x)
+        projections = Projections(self.project_qkv(x), self.output_gate(x), *logits)
+        parameters = Parameters(self.conv_weight, self._norm(), self.output_norm.weight, tuple(self.initial_weights))
+        return self.project_out(native_step_(workspace, projections, parameters, mask, reset).to(x.dtype))
 
     def workspace(self, state: MemoryState) -> Workspace | None:
         """What `step_` may keep beside a state from token to token; None where the compiled kernel cannot be used."""
         if unsupported(state.slope.device, self.config.chunk_size, self.config.gate_granularity):
             return None
-        return Workspace(state, self.network, self.config.guard_limit if self.config.guard else None)
+        return Workspace(state, self.network, self.config)
 
     def begin(self, x: Tensor) -> MemoryState:
         """The state before the first token of a document, for the rows of x [B, ...]."""
@@ -312,17 +306,26 @@ class GateProjections(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """x [B, T, dim] -> g = log(1 - alpha), log_eta (None without momentum), theta: [B, T, H, ·], float32 or 64."""
         with torch.autocast(device_type=x.device.type, enabled=False):
-            x = x.to(next(self.step.parameters()).dtype)
-            theta = closing(torch.sigmoid(self._heads(self.step, x)), STEP_MARGIN) * self.config.max_step
+            step, momentum, forget = (None if x is None else self._heads(x) for x in self.logits(x))
+            assert step is not None
+            theta = closing(torch.sigmoid(step), STEP_MARGIN) * self.config.max_step
             log_eta = None
-            if self.momentum is not None:
-                logits = self._heads(self.momentum, x)
-                log_eta = F.logsigmoid(logits)
-                theta = theta * torch.sigmoid(-logits)  # 1 - eta, exact for eta near 1
-            if self.forget is None:
+            if momentum is not None:
+                log_eta = F.logsigmoid(momentum)
+                theta = theta * torch.sigmoid(-momentum)  # 1 - eta, exact for eta near 1
+            if forget is None:
                 return torch.zeros_like(theta), log_eta, theta
-            alpha = closing(torch.sigmoid(self._heads(self.forget, x)), FORGET_MARGIN)
+            alpha = closing(torch.sigmoid(forget), FORGET_MARGIN)
             return torch.log1p(-alpha.clamp_max(MAX_FORGET)), log_eta, theta
+
+    def logits(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """x [..., dim] -> what goes into the sigmoids of theta, eta and alpha [..., H * ·]; None for what is off."""
+        x = x.to(next(self.step.parameters()).dtype)
+        return (
+            self.step(x),
+            None if self.momentum is None else self.momentum(x),
+            None if self.forget is None else self.forget(x),
+        )
 
     def shut(self) -> None:
         """Closes theta and alpha for good, for comparisons: a memory that is fresh now will only be read."""
@@ -332,8 +335,7 @@ class GateProjections(nn.Module):
                 nn.init.zeros_(last.weight)
                 nn.init.constant_(last.bias, -1e4)
 
-    def _heads(self, projection: nn.Module, x: Tensor) -> Tensor:
-        logits = projection(x)
+    def _heads(self, logits: Tensor) -> Tensor:
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).unflatten(-1, (self.config.num_heads, -1))
 
 

@@ -152,14 +152,9 @@ def take(x: Tensor, index: Tensor) -> Tensor:
 
 
 def perhaps_any(flags: Tensor) -> bool:
-    """Whether any flag can be set. Only a processor outside torch.compile is asked: elsewhere it would have to be waited
-    for, and a graph can hold no question."""
+    """Whether any flag can be set. Only a processor outside torch.compile is asked: an accelerator would have to be
+    waited for, and a graph can hold no question."""
     return flags.device.type != "cpu" or torch.compiler.is_compiling() or bool(flags.any())
-
-
-def replace_(old: Tensor, new: Tensor, rows: Tensor | None) -> None:
-    """old [B, ...] = new, in place, in the rows [B] that are True, or in all."""
-    old.copy_(new if rows is None else torch.where(rows.view(-1, *([1] * (new.dim() - 1))), new, old))
 
 
 def compact(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

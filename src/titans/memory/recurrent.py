@@ -2,7 +2,7 @@
 
 The open chunk is kept as the factors of its gradients, so a token costs one pass through the memory network and a short
 attention over the chunk; weights change only when the chunk closes. Shapes never depend on values, and nothing waits
-for an accelerator. Equals `chunk_titans` and `reference_titans`; `kernels/step.py` is the same in C, for processors.
+for an accelerator. Equals `chunk_titans` and `reference_titans`; kernels/step.c is the same in C, for processors.
 """
 
 import torch

@@ -1,22 +1,26 @@
-"""One token of the memory in C (step.c), in place on a state that the caller owns.
+"""One token of a memory layer in C (step.c), in place on a state that the caller owns.
 
-For processors; float32 and float64; forward only; every switch but channel-wise forgetting. Equals `recurrent_titans`.
+Everything between the layer's projections: at one token, what an operation of torch costs is calling it. For
+processors; float32 and float64; forward only; every switch but channel-wise forgetting. Equals `NeuralMemory.forward`.
 
-Letters: B rows, H heads, d head dimension, L memory layers, C chunk length.
+Letters: B rows, H heads, d head dimension, L memory layers, C chunk length, J taps of the convolution.
 """
 
 import ctypes
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from titans.memory.gates import MOMENTUM_SHARE
+from titans.memory.config import MemoryConfig
+from titans.memory.gates import FORGET_MARGIN, MAX_FORGET, MOMENTUM_SHARE, STEP_MARGIN
 from titans.memory.kernels.build import compiled, fields, run_in_threads
 from titans.memory.kernels.native import ACTIVATIONS, MAX_LAYERS
 from titans.memory.networks import MAX_SLOPE, MemoryNetwork, Norm
 from titans.memory.state import MemoryState
 
 _POINTER, _POINTERS = ctypes.c_void_p, ctypes.c_void_p * MAX_LAYERS
+OUTPUT_EPSILON = 1e-6  # of the norm before the output projection
 _WORTH_SHARING = 1_000_000  # memory weights in the batch; with fewer, waking a second thread takes too long
 
 
@@ -24,14 +28,42 @@ class _Arguments(ctypes.Structure):
     """`Step` of step.c."""
 
     _fields_ = (
-        *fields(ctypes.c_int64, "B H d hidden L C forgets steps activation momentum norm"),
-        *fields(ctypes.c_double, "limit share max_slope"),
-        *fields(_POINTER, "present begins q k v g theta log_eta gamma beta"),
+        *fields(ctypes.c_int64, "B H d hidden L C J forgets steps activation"),
+        *fields(ctypes.c_double, "limit share max_slope max_step max_forget step_margin forget_margin epsilon"),
+        *fields(_POINTER, "present begins qkv gate step momentum forget taps gamma beta output_norm"),
         *fields(_POINTERS, "w0"),
         *fields(_POINTER, "position pending slope open_g open_theta open_eta"),
         *fields(_POINTERS, "w s a e"),
-        *fields(_POINTER, "known gain planned pushed y"),
+        *fields(_POINTER, "tail known gain planned pushed y"),
     )
+
+
+class Projections(NamedTuple):
+    """What the layer's linear maps make of one token per row."""
+
+    qkv: Tensor
+    """[B, 3 dim]"""
+    gate: Tensor
+    """of the output [B, dim]"""
+    step: Tensor
+    """logits of theta [B, H * L]"""
+    momentum: Tensor | None
+    """logits of eta [B, H * L]"""
+    forget: Tensor | None
+    """logits of alpha [B, H * L]"""
+
+
+class Parameters(NamedTuple):
+    """The layer's other parameters."""
+
+    taps: Tensor | None
+    """of the convolution [3 dim, J]"""
+    norm: Norm | None
+    """of the memory network"""
+    output_norm: Tensor
+    """[d]"""
+    weights: tuple[Tensor, ...]
+    """that a document begins with, one [H, d_in, d_out] per memory layer"""
 
 
 class Workspace:
@@ -41,7 +73,7 @@ class Workspace:
     to another position by other means, the sums are made anew.
     """
 
-    def __init__(self, state: MemoryState, network: MemoryNetwork, guard_limit: float | None) -> None:
+    def __init__(self, state: MemoryState, network: MemoryNetwork, config: MemoryConfig) -> None:
         """
         Raises:
             ValueError: the state's tensors cannot be changed in place.
@@ -64,13 +96,18 @@ class Workspace:
             hidden=network.layer_dims[-1][0],
             L=depth,
             C=chunk_size,
+            J=state.tail.shape[1] + 1,
             forgets=g.shape[-1],
             steps=theta.shape[-1],
             activation=ACTIVATIONS.index(network.activation),
-            momentum=bool(state.momentum),
-            limit=guard_limit or 0.0,
+            limit=config.guard_limit if config.guard else 0.0,
             share=MOMENTUM_SHARE,
             max_slope=MAX_SLOPE[network.activation],
+            max_step=config.max_step,
+            max_forget=MAX_FORGET,
+            step_margin=STEP_MARGIN,
+            forget_margin=FORGET_MARGIN,
+            epsilon=OUTPUT_EPSILON,
         )
         self.point(
             position=state.position,
@@ -83,6 +120,7 @@ class Workspace:
             s=state.momentum,
             a=state.inputs,
             e=state.errors,
+            tail=state.tail,
             known=self.known,
             gain=self.gain,
             planned=self.planned,
@@ -101,41 +139,36 @@ class Workspace:
 
 def native_step_(
     workspace: Workspace,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    g: Tensor,
-    log_eta: Tensor | None,
-    theta: Tensor,
-    weights: tuple[Tensor, ...],
-    norm: Norm | None,
+    projections: Projections,
+    parameters: Parameters,
     mask: Tensor | None = None,
     reset: Tensor | None = None,
 ) -> Tensor:
-    """Reads one token per row into the workspace's state, in place, and returns what the memory answers [B, H, d].
+    """Reads one token per row into the workspace's state, in place, and returns what is to be projected out [B, dim].
 
-    q, k, v: [B, H, d]; g, theta, log_eta: [B, H, 1 or L]; weights: [H, d_in, d_out] per layer, for documents that begin;
-    mask, reset: [B] bool; a row that is absent stays as it is and its answer is 0.
+    mask, reset: [B] bool; a row that is absent stays as it is and its result is 0.
     """
-    state = workspace.state
-    position = state.position
-    given = {"q": q, "k": k, "v": v, "g": g, "theta": theta, "log_eta": log_eta}
-    given |= {"present": mask, "begins": reset}
-    if norm is not None:
-        given |= {"gamma": norm.weight, "beta": norm.bias}
-
-    def ready(x: Tensor) -> Tensor:
-        return (x if x.dtype == torch.bool else x.to(state.slope.dtype)).contiguous()
-
-    given = {name: None if x is None else ready(x) for name, x in given.items()}
-    y = state.slope.new_empty(q.shape)
-    workspace.arguments.norm = norm is not None
-    first = None
+    state, norm = workspace.state, parameters.norm
+    given: dict[str, Tensor | tuple[Tensor, ...] | None] = {
+        "y": state.slope.new_empty(projections.gate.shape),
+        **{name: _ready(x, state) for name, x in projections._asdict().items()},
+        "taps": _ready(parameters.taps, state),
+        "gamma": _ready(None if norm is None else norm.weight, state),
+        "beta": _ready(None if norm is None else norm.bias, state),
+        "output_norm": _ready(parameters.output_norm, state),
+        "present": None if mask is None else mask.contiguous(),
+        "begins": None if reset is None else reset.contiguous(),
+    }
     if reset is not None:
-        first = tuple(ready(weight) for weight in weights)
-        position.masked_fill_(reset if mask is None else reset & mask, 0)
-    workspace.point(**given, w0=first or (), y=y)
-    kernel, jobs = compiled("step", y.dtype), q.shape[0] * q.shape[1]
+        given["w0"] = tuple(weight.to(state.slope.dtype).contiguous() for weight in parameters.weights)
+        state.position.masked_fill_(reset if mask is None else reset & mask, 0)
+    workspace.point(**given)
+    kernel, jobs = compiled("step", state.slope.dtype), state.slope.shape[0] * state.slope.shape[1]
     run_in_threads(kernel, workspace.arguments, jobs, backward=False, share=workspace.share)
-    position.add_(1 if mask is None else mask)
-    return y
+    state.position.add_(1 if mask is None else mask)
+    return given["y"]  # pyright: ignore[reportReturnType]
+
+
+def _ready(x: Tensor | None, state: MemoryState) -> Tensor | None:
+    """As the kernel reads it: in the state's precision, without gaps."""
+    return None if x is None else x.to(state.slope.dtype).contiguous()
