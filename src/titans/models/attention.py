@@ -79,7 +79,11 @@ class SlidingWindowAttention(Attention):
         """x [B, T, dim] with all absent tokens (mask 0) at the end; position [B, T] of each token in its document."""
         rows, length = x.shape[:2]
         q, k, v, tail = self.project(x, state.tail, position, mask, reset)
-        keys, values = (torch.cat([old.to(new.dtype), new], 1) for old, new in ((state.keys, k), (state.values, v)))
+        oldest_first = (position[:, :1] + torch.arange(self.window, device=x.device)) % self.window
+        keys, values = (
+            torch.cat([take(old, oldest_first).to(new.dtype), new], 1)
+            for old, new in ((state.keys, k), (state.values, v))
+        )
 
         block = min(length, self.window)
         num_blocks = -(-length // block)
@@ -99,12 +103,15 @@ class SlidingWindowAttention(Attention):
         y = self.attend(queries, blocks(keys), blocks(values), visible)
         y = y.unflatten(0, (rows, num_blocks)).flatten(1, 2)[:, :length]
 
-        if mask is None:
-            keys, values = keys[:, length:], values[:, length:]
-        else:
-            newest = mask.sum(1, keepdim=True) + torch.arange(self.window, device=x.device)
-            keys, values = take(keys, newest), take(values, newest)
-        return y, AttentionState(keys.to(state.keys.dtype), values.to(state.values.dtype), tail)
+        keys, values = (self._ring(x, position, mask).to(state.keys.dtype) for x in (keys, values))
+        return y, AttentionState(keys, values, tail)
+
+    def _ring(self, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
+        """The window after a call in the order of the state, of what came before and in it [B, N + T, H, d]."""
+        count = torch.full_like(position[:, :1], position.shape[1]) if mask is None else mask.sum(1, keepdim=True)
+        end = torch.where(count > 0, take(position, (count - 1).clamp_min(0)) + 1, position[:, :1])
+        age = (end - 1 - torch.arange(self.window, device=x.device)) % self.window  # of what each slot holds [B, N]
+        return take(x, self.window + count - 1 - age).masked_fill((age >= end)[..., None, None], 0)
 
 
 def convolution_tail(rows: int, config: TitansConfig, channels: int, like: Tensor) -> Tensor:
