@@ -161,7 +161,15 @@ class NeuralMemory(nn.Module):
 
         Returns:
             y [B, dim], zero where a row is absent.
+
+        Raises:
+            ValueError: x or state have the wrong shape or dtype, or the workspace is another state's.
         """
+        if x.dim() != 2 or x.shape[-1] != self.dim:
+            raise ValueError(f"x must be [B, dim = {self.dim}], got {tuple(x.shape)}")
+        self._check_state(x, state)
+        if workspace is not None and workspace.state is not state:
+            raise ValueError("the workspace belongs to another state: make one of this state")
         if workspace is None and not torch.compiler.is_compiling():
             workspace = self.workspace(state)
         begins = None if reset is None else (reset if mask is None else reset & mask).unsqueeze(1)
@@ -210,6 +218,13 @@ class NeuralMemory(nn.Module):
         projected = F.linear(x, self.project_qkv.weight[: self.dim])
         q, tail = self._convolve(projected, weight, tail, position, mask, reset)
         return F.normalize(q.unflatten(-1, (self.config.num_heads, -1)), dim=-1), tail
+
+    def queries_(self, x: Tensor, tail: Tensor, mask: Tensor | None) -> Tensor:
+        """The same for one token x [B, dim], with the tail changed in place -> [B, H, d]."""
+        position = torch.zeros(1, 1, dtype=torch.int64, device=x.device)  # of no consequence without resets
+        queries, new_tail = self.queries(x.unsqueeze(1), tail, position, None, None)
+        tail.copy_(new_tail if mask is None else torch.where(mask[:, None, None], new_tail, tail))
+        return queries.squeeze(1)
 
     def recall(self, queries: Tensor, x: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """M*(q): reads with given weights [B, H, d_in, d_out], writes nothing; x [B, T, dim] drives the output gate."""

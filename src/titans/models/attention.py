@@ -11,6 +11,7 @@ from titans.memory.convolution import causal_convolution, convolution_weight, ti
 from titans.memory.layout import take
 from titans.models.config import TitansConfig
 from titans.models.state import AttentionState
+from titans.models.token import Token
 
 
 class Attention(nn.Module):
@@ -34,9 +35,23 @@ class Attention(nn.Module):
         qkv = self.project_qkv(x)
         if self.conv_weight is not None:
             qkv, tail = causal_convolution(qkv, self.conv_weight, tail, position, mask, reset)
-        q, k, v = qkv.to(x.dtype).unflatten(-1, (3, self.num_heads, -1)).unbind(2)
-        angles = rotary_angles(position, q.shape[-1], self.rope_base)
-        return rotate(q, *angles), rotate(k, *angles), v, tail
+        qkv = qkv.to(x.dtype).unflatten(-1, (3, self.num_heads, -1))
+        angles = rotary_angles(position, qkv.shape[-1], self.rope_base)
+        return *self._rotate(qkv, angles), tail
+
+    def _rotate(self, qkv: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, T, 3, H, d] -> rotated q and k, v [B, T, H, d]."""
+        q, k, v = qkv.unbind(2)
+        return rotate(q, *angles), rotate(k, *angles), v
+
+    def project_(self, x: Tensor, tail: Tensor, token: Token) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for one token x [B, dim], with the tail changed in place -> q, k, v [B, H, d]."""
+        qkv = self.project_qkv(x).unsqueeze(1)
+        if self.conv_weight is not None:
+            qkv, new_tail = causal_convolution(qkv, self.conv_weight, tail, token.position.unsqueeze(1))
+            token.replace_(tail, new_tail)
+        q, k, v = self._rotate(qkv.to(x.dtype).unflatten(-1, (3, self.num_heads, -1)), token.angles)
+        return q.squeeze(1), k.squeeze(1), v.squeeze(1)
 
     def project_context(self, h: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, T, H, d] of tokens that are no part of the stream (MAC's memory tokens)."""
@@ -105,6 +120,17 @@ class SlidingWindowAttention(Attention):
 
         keys, values = (self._ring(x, position, mask).to(state.keys.dtype) for x in (keys, values))
         return y, AttentionState(keys, values, tail)
+
+    def step_(self, x: Tensor, state: AttentionState, token: Token) -> Tensor:
+        """One token per row, x [B, dim] -> [B, dim], in place on the state: it takes the slot of the oldest."""
+        q, k, v = self.project_(x, state.tail, token)
+        slot = token.position % self.window
+        token.put_(state.keys, slot, k)
+        token.put_(state.values, slot, v)
+        age = (slot.unsqueeze(1) - torch.arange(self.window, device=x.device)) % self.window  # of each slot [B, N]
+        visible = (age <= token.position.unsqueeze(1)).unsqueeze(1)
+        keys, values = state.keys.to(q.dtype), state.values.to(q.dtype)
+        return self.attend(q.unsqueeze(1), keys, values, visible).squeeze(1)
 
     def _ring(self, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         """The window after a call in the order of the state, of what came before and in it [B, N + T, H, d]."""
