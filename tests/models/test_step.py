@@ -106,18 +106,16 @@ def test_single_precision_is_close(config, new_model, some_tokens):
         torch.testing.assert_close(logits.double(), expected[:, t], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_compiled_without_a_break_it_is_the_same(model, some_tokens, masked):
-    tokens, running = some_tokens(2, 10), torch.tensor([True, False])
+def test_compiled_without_a_break_it_is_the_same(config, new_model, some_tokens):
+    model = new_model(config.replace(num_layers=1 + max(config.memory_layers or (0,))))
+    tokens = some_tokens(2, 9)  # a whole segment and two chunks
     plain, state = model.begin(2).own(), model.begin(2).own()
     torch._dynamo.reset()
-    compiled = torch.compile(TitansLM.step_, backend="aot_eager", fullgraph=True)
-    for t in range(10):
-        some = running if masked and t % 3 == 1 else torch.tensor([True, True]) if masked else None
-        expected = model.step_(tokens[:, t], plain, some)
-        logits = compiled(model, tokens[:, t], state, some)
-        rows = slice(None) if some is None else some
-        assert_same(logits[rows], expected[rows])
+    compiled = torch.compile(TitansLM.step_, backend="eager", fullgraph=True)
+    for t in range(9):
+        running = torch.tensor([True, t % 3 != 1])
+        expected = model.step_(tokens[:, t], plain, running)
+        assert_same(compiled(model, tokens[:, t], state, running)[running], expected[running])
     assert_same_state(state, plain)
 
 
