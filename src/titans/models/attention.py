@@ -65,12 +65,17 @@ class Attention(nn.Module):
 
         q: [B, T, H, d]; k, v: [B, S, H, d]; visible: [B or 1, T, S] bool -> [B, T, dim], output projection included.
         """
+        return self.attend_parts(q, [k], [v], visible)
+
+    def attend_parts(self, q: Tensor, keys: list[Tensor], values: list[Tensor], visible: Tensor) -> Tensor:
+        """The same with keys and values in parts that together have S slots: they are joined once."""
         if self.persistent is not None:
             weight = self.project_qkv.weight[q.shape[2] * q.shape[3] :]
             pk, pv = F.linear(self.persistent.to(q.dtype), weight.to(q.dtype)).chunk(2, -1)
             pk, pv = (p.unflatten(-1, (self.num_heads, -1)).expand(len(q), -1, -1, -1) for p in (pk, pv))
-            k, v = torch.cat([pk, k], 1), torch.cat([pv, v], 1)
+            keys, values = [pk, *keys], [pv, *values]
             visible = F.pad(visible, (len(self.persistent), 0), value=True)
+        k, v = (parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in (keys, values))
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=visible.unsqueeze(1))
         return self.project_out(y.transpose(1, 2).flatten(2))

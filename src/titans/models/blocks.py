@@ -221,8 +221,8 @@ class MemoryAsContext(nn.Module):
 
         past = torch.arange(size, device=x.device) <= slot.unsqueeze(1)
         visible = torch.cat([past & self.offered, past], -1).unsqueeze(1)
-        keys, values = (torch.cat(pair, 1).to(q.dtype) for pair in (slots[:2], slots[2:]))
-        y = self.attention.attend(q.unsqueeze(1), keys, values, visible).squeeze(1)
+        keys, values = ([kept.to(q.dtype) for kept in pair] for pair in (slots[:2], slots[2:]))
+        y = self.attention.attend_parts(q.unsqueeze(1), keys, values, visible).squeeze(1)
         full = slot == size - 1
         if perhaps_any(full):
             for kept in slots:
