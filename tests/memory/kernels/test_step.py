@@ -78,6 +78,15 @@ def test_absent_rows_and_new_documents(memory, equal):
     equal({"y": found, **state.tensors()}, {"y": y, **end.tensors()}, 1e-10)
 
 
+def test_a_new_document_leaves_nothing_of_an_open_chunk(memory, equal):
+    x = torch.randn(2, CHUNK, 20, dtype=torch.float64)
+    first, second = memory.begin(x).own(), memory.begin(x).own()
+    reset = torch.zeros(2, CHUNK, dtype=torch.bool)
+    reset[:, -1] = True
+    y = steps(memory, x, first, reset=reset)[:, -1:]
+    equal({"y": y, **first.tensors()}, {"y": steps(memory, x[:, -1:], second), **second.tensors()}, 1e-12)
+
+
 @pytest.mark.parametrize("head_dim", [3, 8, 20, 37])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_any_width(head_dim, depth, equal):
