@@ -89,6 +89,27 @@ def test_the_state_has_a_fixed_size(attention, window):
         assert after.keys.shape == state.keys.shape == (2, window, 2, 8)
 
 
+@pytest.mark.parametrize("steps", [[17], [1] * 17, [4, 5, 6, 2], [16, 1]])
+def test_each_token_lies_in_the_slot_of_its_position(attention, window, steps):
+    module, state = attention
+    x = torch.randn(2, 17, 16, dtype=torch.float64)
+    mask, reset = torch.arange(17) < torch.tensor([[17], [15]]), torch.zeros(2, 17, dtype=torch.bool)
+    reset[0, 14] = True  # its document has 3 tokens when the call ends
+    position = document_positions(torch.zeros(2, dtype=torch.int64), 17, mask, reset)
+    _, k, v, _ = module.project(x, state.tail, position, mask, reset)
+    t = 0
+    for step in steps:
+        part = slice(t, t + step)
+        _, state = module(x[:, part], state, position[:, part], mask[:, part], reset[:, part])
+        t += step
+    keys, values = torch.zeros_like(state.keys), torch.zeros_like(state.values)
+    for row, tokens in ((0, range(14, 17)), (1, range(15))):
+        for t in tokens:
+            keys[row, position[row, t] % window], values[row, position[row, t] % window] = k[row, t], v[row, t]
+    torch.testing.assert_close(state.keys, keys, rtol=0, atol=1e-12)
+    torch.testing.assert_close(state.values, values, rtol=0, atol=1e-12)
+
+
 def test_rotation_depends_on_the_distance_only():
     q, k = torch.randn(1, 1, 2, 8, dtype=torch.float64), torch.randn(1, 1, 2, 8, dtype=torch.float64)
 

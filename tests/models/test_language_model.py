@@ -196,6 +196,14 @@ def test_a_state_that_is_not_finite_is_refused(new_config, new_model, some_token
     refused("holds NaN or infinite values", LMState.load, tmp_path / "state")
 
 
+def test_a_state_in_an_older_layout_is_refused(new_config, new_model, some_tokens, tmp_path, monkeypatch):
+    _, state = new_model(new_config(variant="mag"))(some_tokens(1, 9))
+    monkeypatch.setattr("titans.models.state.LAYOUT", 1)
+    state.save(tmp_path / "state")
+    monkeypatch.undo()
+    refused("was written by another version of titans", LMState.load, tmp_path / "state")
+
+
 def test_the_loss_without_any_label_is_zero(new_config, some_tokens):
     model, tokens = TitansLM(new_config(variant="mag")), some_tokens(1, 5)
     loss, _ = model.loss(tokens, torch.full_like(tokens, -100))

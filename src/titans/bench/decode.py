@@ -3,11 +3,9 @@
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from titans.bench.ages import SEGMENT, VARIANTS, after, load, reader, some_tokens, states
 from titans.bench.contest import Contender, Contest, Work
-from titans.models.generation import decode_one_token
+from titans.models.generation import Decoder
 
 TOKENS = SEGMENT  # per session and run: every phase of chunk and segment once
 QUICK_TOKENS = 4
@@ -47,15 +45,13 @@ def sessions(count: int) -> str:
 
 
 def make_decoding(variant: str, path: Path, rows: int, quick: bool) -> Work:
-    """Tokens one after the other, from a saved state; always from that state."""
+    """Tokens one after the other as `generate` reads them, from a saved state on; always as many."""
     model = reader(variant, quick)
-    begin = load(path, model, rows)
-    tokens = some_tokens(model, rows, QUICK_TOKENS if quick else TOKENS)
+    decode = Decoder(model, load(path, model, rows))
+    columns = some_tokens(model, rows, QUICK_TOKENS if quick else TOKENS).unbind(1)
 
-    @torch.no_grad()
     def run() -> None:
-        state = begin
-        for column in tokens.unbind(1):
-            _, state = decode_one_token(model, column, state)
+        for column in columns:
+            decode(column)
 
     return Work(run=run, parameters=model.num_parameters)

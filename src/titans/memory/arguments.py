@@ -191,7 +191,7 @@ def _check(
     widths = (chunk_size, g.shape[-1], theta.shape[-1], log_eta is not None)
     if state is None:
         state = _fresh(weights, state_rows, *widths)
-    else:
+    elif not torch.compiler.is_compiling():  # a graph could not hold it, and has fixed shapes
         _check_state(state, _kinds(heads, tuple(network.layer_dims), dtype, state_rows, *widths))
     # What only the guard looks at has no gradient.
     state = state.replace(pending=state.pending.detach(), slope=state.slope.detach())

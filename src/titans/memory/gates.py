@@ -21,6 +21,8 @@ from torch import Tensor
 # Share of a full correction that momentum from earlier chunks may still plan. At 1 it and the chunk's own gradients
 # together could overshoot by as much as they correct.
 MOMENTUM_SHARE = 0.5
+STEP_MARGIN, FORGET_MARGIN = 0.1, 0.05  # how far gates are stretched past 0 and 1, so that they can close exactly
+MAX_FORGET = 1 - 1e-6  # alpha = 1 exactly has no finite logarithm and no gradient
 
 
 class Gates(NamedTuple):

@@ -12,8 +12,10 @@ from titans.memory.arguments import MemoryOperation
 from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig
 from titans.memory.convolution import causal_convolution, convolution_weight, finished, tie_keys_to_queries
+from titans.memory.gates import FORGET_MARGIN, MAX_FORGET, STEP_MARGIN
 from titans.memory.kernels.native import native_titans, unsupported
 from titans.memory.kernels.short_convolution import Finish
+from titans.memory.kernels.step import OUTPUT_EPSILON, Parameters, Projections, Workspace, native_step_
 from titans.memory.layout import document_positions
 from titans.memory.networks import MemoryNetwork, Norm
 from titans.memory.norm import RMSNorm
@@ -30,8 +32,6 @@ _OPERATIONS: dict[str, MemoryOperation] = {
 }
 # The memory begins as good as empty: what it is not yet sure of should not have to be unlearned first.
 LAST_LAYER_SCALE = 0.02
-STEP_MARGIN, FORGET_MARGIN = 0.1, 0.05  # how far gates are stretched past 0 and 1, so that they can close exactly
-MAX_FORGET = 1 - 1e-6  # alpha = 1 exactly has no finite logarithm and no gradient
 CHANNEL_GATE_RANK = 32  # of the low-rank projection behind channel-wise gates (as reported in arXiv 2504.13173)
 
 
@@ -67,7 +67,7 @@ class NeuralMemory(nn.Module):
         deep = config.depth > 1
         self.norm_weight = nn.Parameter(torch.full((heads, head_dim), 0.5)) if deep else None
         self.norm_bias = nn.Parameter(torch.zeros(heads, head_dim)) if deep else None
-        self.output_norm = RMSNorm(head_dim, eps=1e-6)
+        self.output_norm = RMSNorm(head_dim, eps=OUTPUT_EPSILON)
         self.output_gate = nn.Linear(dim, dim, bias=False)
         self.project_out = nn.Linear(dim, dim, bias=False)
 
@@ -146,6 +146,58 @@ class NeuralMemory(nn.Module):
         assert after is not None
         return reads, after.replace(tail=tail)
 
+    @torch.no_grad()
+    def step_(
+        self,
+        x: Tensor,
+        state: MemoryState,
+        workspace: Workspace | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> Tensor:
+        """Reads one token per row and changes `state` in place: to generate with. The same as `forward` on one token.
+
+        Nothing is allocated for the state and no shape depends on a value, so torch.compile(fullgraph=True) and CUDA
+        graphs can take it. Values are not checked, as that would have to wait for an accelerator. Records no gradient.
+
+        Args:
+            x: [B, dim].
+            state: to change; of `MemoryState.own`, as tensors that share memory with others cannot be changed.
+            workspace: of `workspace(state)`; without one a processor does part of the open chunk's work again.
+            mask, reset: [B] bool, as in `forward`; a row that is absent stays exactly as it is.
+
+        Returns:
+            y [B, dim], zero where a row is absent.
+
+        Raises:
+            ValueError: x or state have the wrong shape or dtype, or the workspace is another state's.
+        """
+        if x.dim() != 2 or x.shape[-1] != self.dim:
+            raise ValueError(f"x must be [B, dim = {self.dim}], got {tuple(x.shape)}")
+        self._check_state(x, state)
+        if workspace is not None and workspace.state is not state:
+            raise ValueError("the workspace belongs to another state: make one of this state")
+        if workspace is None and not torch.compiler.is_compiling():
+            workspace = self.workspace(state)
+        begins = None if reset is None else (reset if mask is None else reset & mask).unsqueeze(1)
+        if workspace is None:
+            present = None if mask is None else mask.unsqueeze(1)
+            reads, after = self.absorb(x.unsqueeze(1), state, present, begins, "recurrent")
+            state.copy_(after)
+            y = self.output(reads.squeeze(1), self.output_gate(x))
+            return y if mask is None else y * mask.unsqueeze(-1)
+        with torch.autocast(device_type=x.device.type, enabled=False):
+            logits = self.gates.logits(x)
+        projections = Projections(self.project_qkv(x), self.output_gate(x), *logits)
+        parameters = Parameters(self.conv_weight, self._norm(), self.output_norm.weight, tuple(self.initial_weights))
+        return self.project_out(native_step_(workspace, projections, parameters, mask, reset).to(x.dtype))
+
+    def workspace(self, state: MemoryState) -> Workspace | None:
+        """What `step_` may keep beside a state from token to token; None where the compiled kernel cannot be used."""
+        if unsupported(state.slope.device, self.config.chunk_size, self.config.gate_granularity):
+            return None
+        return Workspace(state, self.network, self.config)
+
     def begin(self, x: Tensor) -> MemoryState:
         """The state before the first token of a document, for the rows of x [B, ...]."""
         return MemoryState.fresh(
@@ -174,6 +226,13 @@ class NeuralMemory(nn.Module):
         projected = F.linear(x, self.project_qkv.weight[: self.dim])
         (q,), tail = self._convolve(projected, weight, tail, position, mask, reset)
         return q, tail
+
+    def queries_(self, x: Tensor, tail: Tensor, mask: Tensor | None) -> Tensor:
+        """The same for one token x [B, dim], with the tail changed in place -> [B, H, d]."""
+        position = torch.zeros(1, 1, dtype=torch.int64, device=x.device)  # of no consequence without resets
+        queries, new_tail = self.queries(x.unsqueeze(1), tail, position, None, None)
+        tail.copy_(new_tail if mask is None else torch.where(mask[:, None, None], new_tail, tail))
+        return queries.squeeze(1)
 
     def recall(self, queries: Tensor, gate: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """M*(q): reads with given weights [B, H, d_in, d_out], writes nothing; gate: `output_gate` of x [B, T, dim]."""
@@ -279,17 +338,26 @@ class GateProjections(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
         """x [B, T, dim] -> g = log(1 - alpha), log_eta (None without momentum), theta: [B, T, H, ·], float32 or 64."""
         with torch.autocast(device_type=x.device.type, enabled=False):
-            x = x.to(next(self.step.parameters()).dtype)
-            theta = closing(torch.sigmoid(self._heads(self.step, x)), STEP_MARGIN) * self.config.max_step
+            step, momentum, forget = (None if x is None else self._heads(x) for x in self.logits(x))
+            assert step is not None
+            theta = closing(torch.sigmoid(step), STEP_MARGIN) * self.config.max_step
             log_eta = None
-            if self.momentum is not None:
-                logits = self._heads(self.momentum, x)
-                log_eta = F.logsigmoid(logits)
-                theta = theta * torch.sigmoid(-logits)  # 1 - eta, exact for eta near 1
-            if self.forget is None:
-                return torch.zeros_like(theta).expand(*theta.shape[:3], -1), log_eta, theta
-            alpha = closing(torch.sigmoid(self._heads(self.forget, x)), FORGET_MARGIN)
+            if momentum is not None:
+                log_eta = F.logsigmoid(momentum)
+                theta = theta * torch.sigmoid(-momentum)  # 1 - eta, exact for eta near 1
+            if forget is None:
+                return torch.zeros_like(theta), log_eta, theta
+            alpha = closing(torch.sigmoid(forget), FORGET_MARGIN)
             return torch.log1p(-alpha.clamp_max(MAX_FORGET)), log_eta, theta
+
+    def logits(self, x: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """x [..., dim] -> what goes into the sigmoids of theta, eta and alpha [..., H * ·]; None for what is off."""
+        x = x.to(next(self.step.parameters()).dtype)
+        return (
+            self.step(x),
+            None if self.momentum is None else self.momentum(x),
+            None if self.forget is None else self.forget(x),
+        )
 
     def shut(self) -> None:
         """Closes theta and alpha for good, for comparisons: a memory that is fresh now will only be read."""
@@ -299,8 +367,7 @@ class GateProjections(nn.Module):
                 nn.init.zeros_(last.weight)
                 nn.init.constant_(last.bias, -1e4)
 
-    def _heads(self, projection: nn.Module, x: Tensor) -> Tensor:
-        logits = projection(x)
+    def _heads(self, logits: Tensor) -> Tensor:
         return logits.to(torch.promote_types(logits.dtype, torch.float32)).unflatten(-1, (self.config.num_heads, -1))
 
 

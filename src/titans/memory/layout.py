@@ -151,6 +151,12 @@ def take(x: Tensor, index: Tensor) -> Tensor:
     return x[rows, index]
 
 
+def perhaps_any(flags: Tensor) -> bool:
+    """Whether any flag can be set. Only a processor outside torch.compile is asked: an accelerator would have to be
+    waited for, and a graph can hold no question."""
+    return flags.device.type != "cpu" or torch.compiler.is_compiling() or bool(flags.any())
+
+
 def compact(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Present tokens to the left, in order: source and target indices [B, T] and the number present [B].
 

@@ -117,7 +117,7 @@ class MemoryNetwork:
         errors = [error]
         for weight, z in zip(reversed(weights[1:]), reversed(before), strict=True):
             back = errors[-1] @ weight.transpose(-1, -2)
-            errors.append(_ActivationBackward.apply(back, z, self.activation))  # pyright: ignore[reportArgumentType]
+            errors.append(_activation_backward(back, z, self.activation))
         return Surprise(tuple(inputs), tuple(reversed(errors)), bound)
 
     def tangent_bounds(self, surprise: Surprise, weights: tuple[Tensor, ...]) -> list[Tensor]:
@@ -161,6 +161,13 @@ def _normalise(z: Tensor) -> tuple[Tensor, Tensor]:
 
 def _affine(unit: Tensor, norm: Norm | None) -> Tensor:
     return unit if norm is None else unit * norm.weight.unsqueeze(-2) + norm.bias.unsqueeze(-2)
+
+
+def _activation_backward(grad: Tensor, z: Tensor, name: str) -> Tensor:
+    """grad * act'(z)."""
+    if torch.is_grad_enabled():
+        return _ActivationBackward.apply(grad, z, name)  # pyright: ignore[reportReturnType]
+    return _BACKWARD[name](grad, z)  # which torch.compile can see into
 
 
 class _ActivationBackward(torch.autograd.Function):

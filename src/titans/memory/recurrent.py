@@ -1,7 +1,8 @@
-"""The memory one token at a time: the form to generate with.
+"""The memory one token at a time, in torch operations: for accelerators, torch.compile and gradients.
 
 The open chunk is kept as the factors of its gradients, so a token costs one pass through the memory network and a short
-attention over the chunk; weights change only when the chunk closes. Equals `chunk_titans` and `reference_titans`.
+attention over the chunk; weights change only when the chunk closes. Shapes never depend on values, and nothing waits
+for an accelerator. Equals `chunk_titans` and `reference_titans`; kernels/step.c is the same in C, for processors.
 """
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from titans.memory.arguments import Call, memory_operation
 from titans.memory.chunked import close, open_gates, read, shrink
 from titans.memory.gates import Decay, Divisors, decays
+from titans.memory.layout import perhaps_any
 from titans.memory.networks import Surprise
 from titans.memory.state import MemoryState
 
@@ -69,7 +71,7 @@ def _step(call: Call, state: MemoryState, t: int) -> tuple[Tensor, MemoryState]:
 
     full = slot == state.chunk_size - 1
     weights, momentum = state.weights, state.momentum
-    if bool(full.any()):
+    if perhaps_any(full):
         closed, closed_momentum = close(weights, momentum, surprise, chunk, guard)
         weights = tuple(_where_row(full, new, old) for new, old in zip(closed, weights, strict=True))
         momentum = tuple(_where_row(full, new, old) for new, old in zip(closed_momentum, momentum, strict=True))

@@ -24,6 +24,16 @@ class TensorTree:
         """The same values, cut off from the graph that made them and from the model's parameters."""
         return self.map(lambda tensor: tensor.detach().clone())
 
+    def own(self) -> Self:
+        """The same values in memory of their own, to be changed in place: no gradients, nothing shared."""
+        return self.map(lambda tensor: tensor.detach().clone(memory_format=torch.contiguous_format))
+
+    def copy_(self, other: Self) -> None:
+        """Takes the values of a tree of the same structure, in place."""
+        for mine, theirs in zip(self.tensors().values(), other.tensors().values(), strict=True):
+            if mine is not theirs:
+                mine.copy_(theirs)
+
     def to(self, device: torch.device | str) -> Self:
         """The same values on another device."""
         return self.map(lambda tensor: tensor.to(device))

@@ -13,6 +13,7 @@ from titans.memory.kernels.short_convolution import Finish
 from titans.memory.layout import take
 from titans.models.config import TitansConfig
 from titans.models.state import AttentionState
+from titans.models.token import Token
 
 
 class Attention(nn.Module):
@@ -34,13 +35,31 @@ class Attention(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x [B, T, dim] -> rotated q and k, v [B, T, H, d], and the convolution's new tail."""
         qkv = self.project_qkv(x)
+        parts, tail = self._convolve(qkv, tail, position, mask, reset)
+        q, k, v = self._heads(parts, rotary_angles(position, x.shape[-1] // self.num_heads, self.rope_base), x.dtype)
+        return q, k, v, tail
+
+    def project_(self, x: Tensor, tail: Tensor, token: Token) -> tuple[Tensor, Tensor, Tensor]:
+        """The same for one token x [B, dim], with the tail changed in place -> q, k, v [B, H, d]."""
+        qkv = self.project_qkv(x).unsqueeze(1)
+        parts, new_tail = self._convolve(qkv, tail, token.position.unsqueeze(1), None, None)
+        if self.conv_weight is not None:
+            token.replace_(tail, new_tail)
+        q, k, v = self._heads(parts, token.angles, x.dtype)
+        return q.squeeze(1), k.squeeze(1), v.squeeze(1)
+
+    def _convolve(
+        self, qkv: Tensor, tail: Tensor, position: Tensor, mask: Tensor | None, reset: Tensor | None
+    ) -> tuple[tuple[Tensor, ...], Tensor]:
+        """[B, T, 3 dim] -> queries, keys and values [B, T, dim], and the convolution's new tail."""
         if self.conv_weight is None:
-            parts = qkv.chunk(3, -1)
-        else:
-            parts, tail = causal_convolution(qkv, self.conv_weight, tail, position, mask, reset, Finish(parts=3))
-        q, k, v = (part.to(x.dtype).unflatten(-1, (self.num_heads, -1)) for part in parts)
-        angles = rotary_angles(position, q.shape[-1], self.rope_base)
-        return rotate(q, *angles), rotate(k, *angles), v, tail
+            return qkv.chunk(3, -1), tail
+        return causal_convolution(qkv, self.conv_weight, tail, position, mask, reset, Finish(parts=3))
+
+    def _heads(self, parts: tuple[Tensor, ...], angles: tuple[Tensor, Tensor], dtype: torch.dtype) -> list[Tensor]:
+        """Queries, keys and values [B, T, dim] -> the same by heads [B, T, H, d], queries and keys rotated."""
+        q, k, v = (part.to(dtype).unflatten(-1, (self.num_heads, -1)) for part in parts)
+        return [rotate(q, *angles), rotate(k, *angles), v]
 
     @property
     def context_weight(self) -> Tensor:
@@ -97,7 +116,11 @@ class SlidingWindowAttention(Attention):
         """x [B, T, dim] with all absent tokens (mask 0) at the end; position [B, T] of each token in its document."""
         rows, length = x.shape[:2]
         q, k, v, tail = self.project(x, state.tail, position, mask, reset)
-        keys, values = (torch.cat([old.to(new.dtype), new], 1) for old, new in ((state.keys, k), (state.values, v)))
+        oldest_first = (position[:, :1] + torch.arange(self.window, device=x.device)) % self.window
+        keys, values = (
+            torch.cat([take(old, oldest_first).to(new.dtype), new], 1)
+            for old, new in ((state.keys, k), (state.values, v))
+        )
 
         block = min(length, self.window)
         num_blocks = -(-length // block)
@@ -118,12 +141,27 @@ class SlidingWindowAttention(Attention):
         y = self.attend(queries, [always_keys, blocks(keys)], [always_values, blocks(values)], visible)
         y = y.unflatten(0, (rows, num_blocks)).flatten(1, 2)[:, :length]
 
-        if mask is None:
-            keys, values = keys[:, length:], values[:, length:]
-        else:
-            newest = mask.sum(1, keepdim=True) + torch.arange(self.window, device=x.device)
-            keys, values = take(keys, newest), take(values, newest)
-        return y, AttentionState(keys.to(state.keys.dtype), values.to(state.values.dtype), tail)
+        keys, values = (self._ring(x, position, mask).to(state.keys.dtype) for x in (keys, values))
+        return y, AttentionState(keys, values, tail)
+
+    def step_(self, x: Tensor, state: AttentionState, token: Token) -> Tensor:
+        """One token per row, x [B, dim] -> [B, dim], in place on the state: it takes the slot of the oldest."""
+        q, k, v = self.project_(x, state.tail, token)
+        slot = token.position % self.window
+        token.put_(state.keys, slot, k)
+        token.put_(state.values, slot, v)
+        age = (slot.unsqueeze(1) - torch.arange(self.window, device=x.device)) % self.window  # of each slot [B, N]
+        visible = (age <= token.position.unsqueeze(1)).unsqueeze(1)
+        keys, values = state.keys.to(q.dtype), state.values.to(q.dtype)
+        always_keys, always_values = self.project_persistent(self.context_weight)
+        return self.attend(q.unsqueeze(1), [always_keys, keys], [always_values, values], visible).squeeze(1)
+
+    def _ring(self, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
+        """The window after a call in the order of the state, of what came before and in it [B, N + T, H, d]."""
+        count = torch.full_like(position[:, :1], position.shape[1]) if mask is None else mask.sum(1, keepdim=True)
+        end = torch.where(count > 0, take(position, (count - 1).clamp_min(0)) + 1, position[:, :1])
+        age = (end - 1 - torch.arange(self.window, device=x.device)) % self.window  # of what each slot holds [B, N]
+        return take(x, self.window + count - 1 - age).masked_fill((age >= end)[..., None, None], 0)
 
 
 def convolution_tail(rows: int, config: TitansConfig, channels: int, like: Tensor) -> Tensor:

@@ -15,12 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from titans.memory.kernels.elementwise import swiglu
+from titans.memory.kernels.step import Workspace
 from titans.memory.layer import NeuralMemory, check_finite
+from titans.memory.layout import perhaps_any
 from titans.memory.norm import RMSNorm
 from titans.models.attention import Attention, SlidingWindowAttention, convolution_tail, rotary_angles
 from titans.models.config import TitansConfig
 from titans.models.segments import Segmentation, Stream
 from titans.models.state import AttentionState, BlockState, ContextState
+from titans.models.token import Token
 
 T = TypeVar("T")
 
@@ -57,6 +60,9 @@ class ControlMixer(nn.Module):
         y, attention = self.attention(x, _some(state.attention), stream.position, stream.mask, stream.reset)
         return y, BlockState(attention=attention)
 
+    def step_(self, x: Tensor, state: BlockState, token: Token, workspace: Workspace | None) -> Tensor:
+        return self.attention.step_(x, _some(state.attention), token)
+
 
 class MemoryAsGate(nn.Module):
     """MAG: attention and memory read the same tokens; the memory gates the attention."""
@@ -75,6 +81,10 @@ class MemoryAsGate(nn.Module):
         y, attention = self.attention(x, _some(state.attention), stream.position, stream.mask, stream.reset)
         m, memory = self.memory(x, state.memory, stream.mask, stream.reset)
         return self.gate(y, m), BlockState(memory, attention)
+
+    def step_(self, x: Tensor, state: BlockState, token: Token, workspace: Workspace | None) -> Tensor:
+        y = self.attention.step_(x, _some(state.attention), token)
+        return self.gate(y, self.memory.step_(x, _some(state.memory), workspace, token.running))
 
 
 class MemoryAsLayer(nn.Module):
@@ -96,6 +106,10 @@ class MemoryAsLayer(nn.Module):
         o, attention = self.attention(y, _some(state.attention), stream.position, stream.mask, stream.reset)
         return m + o, BlockState(memory, attention)
 
+    def step_(self, x: Tensor, state: BlockState, token: Token, workspace: Workspace | None) -> Tensor:
+        m = self.memory.step_(x, _some(state.memory), workspace, token.running)
+        return m + self.attention.step_(self.norm(x + m), _some(state.attention), token)
+
 
 class MemoryAlone(nn.Module):
     """LMM: the memory in place of attention."""
@@ -110,6 +124,9 @@ class MemoryAlone(nn.Module):
     def forward(self, x: Tensor, state: BlockState, stream: Stream) -> tuple[Tensor, BlockState]:
         m, memory = self.memory(x, state.memory, stream.mask, stream.reset)
         return m, BlockState(memory)
+
+    def step_(self, x: Tensor, state: BlockState, token: Token, workspace: Workspace | None) -> Tensor:
+        return self.memory.step_(x, _some(state.memory), workspace, token.running)
 
 
 class MemoryAsContext(nn.Module):
@@ -190,6 +207,33 @@ class MemoryAsContext(nn.Module):
             ContextState(keep(memory_keys), keep(memory_values), weights, context_tail),
         )
 
+    def step_(self, x: Tensor, state: BlockState, token: Token, workspace: Workspace | None) -> Tensor:
+        memory, attention, context = _some(state.memory), _some(state.attention), _some(state.context)
+        size = self.config.segment_size
+        slot = token.position % size
+        if perhaps_any(slot == 0):
+            for before, now in zip(context.weights, memory.weights, strict=True):
+                token.replace_(before, now, slot == 0)
+        questions = self.memory.queries_(x, context.tail, token.running)
+        gate, weight = self.memory.output_gate(x.unsqueeze(1)), self.attention.context_weight
+        h = self.memory.recall(questions.unsqueeze(1), gate, context.weights)  # [B, 1, D]
+        h_key, h_value = self.attention.project_context(h, token.angles, weight)
+        q, k, v = self.attention.project_(x, attention.tail, token)
+        slots = (context.keys, attention.keys, context.values, attention.values)  # in attention's order
+        for kept, new in zip(slots, (h_key[:, 0], k, h_value[:, 0], v), strict=True):
+            token.put_(kept, slot, new)
+
+        past = torch.arange(size, device=x.device) <= slot.unsqueeze(1)
+        visible = torch.cat([past & self.offered, past], -1).unsqueeze(1)
+        always_keys, always_values = self.attention.project_persistent(weight)
+        keys, values = ([kept.to(q.dtype) for kept in pair] for pair in (slots[:2], slots[2:]))
+        y = self.attention.attend(q.unsqueeze(1), [always_keys, *keys], [always_values, *values], visible).squeeze(1)
+        full = slot == size - 1
+        if perhaps_any(full):
+            for kept in slots:
+                token.replace_(kept, torch.zeros_like(kept), full)
+        return self.gate(y, self.memory.step_(self.norm(y), memory, workspace, token.running))
+
     def _weights_before(
         self, now: tuple[Tensor, ...], earlier: tuple[Tensor, ...], continues: Tensor | None, fresh: Tensor | None
     ) -> tuple[Tensor, ...]:
@@ -238,6 +282,16 @@ class Block(nn.Module):
         mixed, state = self.mixer(self.mixer_norm(x), state, stream)
         x = x + mixed
         return x + self.mlp(self.mlp_norm(x)), state
+
+    def step_(self, x: Tensor, state: BlockState, token: Token, workspace: Workspace | None) -> Tensor:
+        """One token per row, x [B, dim] -> [B, dim], in place on the state."""
+        x = x + self.mixer.step_(self.mixer_norm(x), state, token, workspace)  # pyright: ignore[reportCallIssue]
+        return x + self.mlp(self.mlp_norm(x))
+
+    def workspace(self, state: BlockState) -> Workspace | None:
+        """What the block's memory may keep from token to token beside the state (`NeuralMemory.workspace`)."""
+        memory = getattr(self.mixer, "memory", None)
+        return None if memory is None else memory.workspace(state.memory)
 
 
 def _some(x: T | None) -> T:

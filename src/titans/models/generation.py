@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from titans.errors import NonFiniteError
 from titans.models.language_model import TitansLM
 from titans.models.state import LMState
 
@@ -44,28 +45,33 @@ def generate(
 
     Raises:
         ValueError: a prompt is empty, or a setting is out of range.
+        NonFiniteError: the model or its memory has overflowed.
     """
     _check(prompts, max_new_tokens, temperature, top_k, top_p, seed)
     device = model.embedding.weight.device
-    logits, state = prefill(model, [prompt.to(device) for prompt in prompts], state)
+    logits, after = prefill(model, [prompt.to(device) for prompt in prompts], state)
+    decode = Decoder(model, after)
     generators = [torch.Generator().manual_seed((seed + row * ROW_STRIDE) % 2**63) for row in range(len(prompts))]
     stops = [sequence.tolist() for sequence in stop]
     new: list[list[int]] = [[] for _ in prompts]
     running = torch.ones(len(prompts), dtype=torch.bool)
     for _ in range(max_new_tokens):
+        logits = logits.cpu().float()
+        if not bool(torch.isfinite(logits).all()):
+            raise NonFiniteError("the model predicts NaN or infinite logits: its weights or its memory are spoilt")
         tokens = torch.stack(
-            [_draw(row, temperature, top_k, top_p, g) for row, g in zip(logits.cpu().float(), generators, strict=True)]
+            [_draw(row, temperature, top_k, top_p, g) for row, g in zip(logits, generators, strict=True)]
         )
         for row in running.nonzero().flatten().tolist():
             new[row].append(int(tokens[row]))
         if on_token is not None:
             on_token(tokens.masked_fill(~running, -1))
-        logits, state = decode_one_token(model, tokens.to(device), state, None if running.all() else running)
+        logits = decode(tokens.to(device), None if running.all() else running.to(device))
         ended = [any(row[len(row) - len(s) :] == s for s in stops if s) for row in new]
         running &= ~torch.tensor(ended)
         if not running.any():
             break
-    return [torch.tensor(row, dtype=torch.int64) for row in new], state
+    return [torch.tensor(row, dtype=torch.int64) for row in new], decode.state
 
 
 def prefill(model: TitansLM, prompts: Sequence[Tensor], state: LMState | None) -> tuple[Tensor, LMState]:
@@ -79,13 +85,21 @@ def prefill(model: TitansLM, prompts: Sequence[Tensor], state: LMState | None) -
     return logits[:, -1], after
 
 
-def decode_one_token(
-    model: TitansLM, tokens: Tensor, state: LMState, running: Tensor | None = None
-) -> tuple[Tensor, LMState]:
-    """Reads one token per row [rows]; rows that are not `running` stay as they are. Returns logits [rows, vocab]."""
-    mask = None if running is None else running.unsqueeze(1).to(tokens.device)
-    logits, state = model(tokens.unsqueeze(1), state, mask)
-    return logits[:, -1], state
+class Decoder:
+    """Reads one token per row after the other, in place on a copy of a state that is its own.
+
+    Example:
+        >>> decode = Decoder(model, state)
+        >>> logits = decode(tokens)     # [rows] int64 -> [rows, vocab]; decode.state has read them
+    """
+
+    def __init__(self, model: TitansLM, state: LMState) -> None:
+        self.model, self.state = model, state.own()
+        self.workspaces = model.workspaces(self.state)
+
+    def __call__(self, tokens: Tensor, running: Tensor | None = None) -> Tensor:
+        """Reads tokens [rows]; rows that are not `running` [rows] stay as they are. Returns logits [rows, vocab]."""
+        return self.model.step_(tokens, self.state, running, self.workspaces)
 
 
 def _draw(logits: Tensor, temperature: float, top_k: int | None, top_p: float | None, g: torch.Generator) -> Tensor:

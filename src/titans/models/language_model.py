@@ -1,5 +1,6 @@
 """TitansLM: tokens in, logits and the state of every stream out."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -8,12 +9,15 @@ from torch import Tensor, nn
 
 from titans.errors import TitansError
 from titans.files import load_tensors, read_json, save_tensors, write_json
+from titans.memory.kernels.step import Workspace
 from titans.memory.layout import compact, document_positions, take
 from titans.memory.norm import RMSNorm
+from titans.models.attention import rotary_angles
 from titans.models.blocks import Block
 from titans.models.config import TitansConfig
 from titans.models.segments import Stream
 from titans.models.state import LMState
+from titans.models.token import Token
 
 IGNORED = -100  # label without a loss, as in torch
 
@@ -80,6 +84,47 @@ class TitansLM(nn.Module):
         if target is not None:
             logits = take(logits, target)
         return logits, LMState(_end(stream), tuple(blocks), self.config)
+
+    @torch.no_grad()
+    def step_(
+        self,
+        tokens: Tensor,
+        state: LMState,
+        running: Tensor | None = None,
+        workspaces: Sequence[Workspace | None] | None = None,
+    ) -> Tensor:
+        """Reads one token per row and changes `state` in place: to generate with. The same as `forward` on one token.
+
+        Nothing is allocated for the state and no shape depends on a value, so torch.compile(fullgraph=True) and CUDA
+        graphs can take it; workspaces are for processors and not for torch.compile. Token ids are not checked, as
+        that would have to wait for an accelerator. Records no gradient.
+
+        Args:
+            tokens: [B] int64.
+            state: to change; of `LMState.own`, as tensors that share memory with others cannot be changed.
+            running: [B] bool; rows that are not stay exactly as they are, and their logits are arbitrary.
+            workspaces: of `workspaces(state)`; without them a processor does part of the open chunk's work again.
+
+        Returns:
+            logits [B, vocab_size].
+
+        Raises:
+            ValueError: tokens, running or state have the wrong shape or dtype.
+        """
+        self._check_step(tokens, state, running)
+        workspaces = [None] * len(self.blocks) if workspaces is None else workspaces
+        config = self.config
+        angles = rotary_angles(state.position.unsqueeze(1), config.dim // config.num_heads, config.rope_base)
+        token = Token(state.position, running, angles)
+        x = self.embedding_norm(self.embedding(tokens))
+        for block, part, workspace in zip(self.blocks, state.blocks, workspaces, strict=True):
+            x = block.step_(x, part, token, workspace)  # pyright: ignore[reportCallIssue]
+        state.position.add_(1 if running is None else running)
+        return F.linear(self.norm(x), self.embedding.weight)
+
+    def workspaces(self, state: LMState) -> list[Workspace | None]:
+        """What `step_` may keep beside a state from token to token, one per block (`NeuralMemory.workspace`)."""
+        return [block.workspace(part) for block, part in zip(self.blocks, state.blocks, strict=True)]  # pyright: ignore
 
     def loss(
         self,
@@ -159,12 +204,22 @@ class TitansLM(nn.Module):
             if flags is not None and flags.shape != tokens.shape:
                 raise ValueError(f"{name} must be [B, T] = {tuple(tokens.shape)}, got {tuple(flags.shape)}")
         if state is not None:
-            if not isinstance(state, LMState):
-                raise ValueError(f"the state must be an LMState, got a {type(state).__name__}")
-            if state.config != self.config:
-                raise ValueError("the state belongs to a model with another configuration")
-            if state.rows != len(tokens):
-                raise ValueError(f"the state has {state.rows} rows, tokens has {len(tokens)}")
+            self._check_state(tokens, state)
+
+    def _check_state(self, tokens: Tensor, state: LMState) -> None:
+        if not isinstance(state, LMState):
+            raise ValueError(f"the state must be an LMState, got a {type(state).__name__}")
+        if state.config != self.config:
+            raise ValueError("the state belongs to a model with another configuration")
+        if state.rows != len(tokens):
+            raise ValueError(f"the state has {state.rows} rows, tokens has {len(tokens)}")
+
+    def _check_step(self, tokens: Tensor, state: LMState, running: Tensor | None) -> None:
+        if tokens.dim() != 1 or tokens.dtype != torch.int64:
+            raise ValueError(f"tokens must be [B] int64, got {tuple(tokens.shape)} {tokens.dtype}")
+        if running is not None and (running.shape != tokens.shape or running.dtype != torch.bool):
+            raise ValueError(f"running must be [B] bool, got {tuple(running.shape)} {running.dtype}")
+        self._check_state(tokens, state)
 
     def _check_labels(self, tokens: Tensor, labels: Tensor, weights: Tensor | None) -> None:
         if labels.shape != tokens.shape or labels.dtype != torch.int64:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from titans.models.language_model import TitansLM
 
 _WEIGHTS = "weights"  # where a file keeps the fingerprint of the model that made the state
+_VERSION = "version"
+LAYOUT = 2  # of the tensors in a file; 1 kept attention's window in the order of the tokens
 _SAMPLES = 64  # numbers of each parameter that go into the fingerprint
 
 
@@ -25,7 +27,8 @@ class AttentionState(TensorTree):
     """What attention remembers of a stream. B rows, H heads, d head dimension, N slots of the window or segment."""
 
     keys: Tensor
-    """[B, N, H, d], rotated; window: the newest last; segment: by position in the segment"""
+    """[B, N, H, d], rotated; the token at position p of its document is in slot p mod N, so that a window is a ring and
+    a new token takes the place of the oldest; slots that no token of the document has reached are zero"""
     values: Tensor
     """[B, N, H, d]"""
     tail: Tensor
@@ -77,7 +80,8 @@ class LMState(TensorTree):
             model: the model that made the state; `load` then refuses every model with other weights.
         """
         weights = {} if model is None else {_WEIGHTS: fingerprint(model)}
-        save_tensors(path, "model state", self.tensors(), self.config.to_dict() | weights)
+        header = self.config.to_dict() | weights | {_VERSION: LAYOUT}
+        save_tensors(path, "model state", self.tensors(), header)
 
     @classmethod
     def load(cls, path: str | Path, model: "TitansLM | None" = None) -> "LMState":
@@ -91,7 +95,12 @@ class LMState(TensorTree):
             TitansError: the file is missing, damaged, foreign, or belongs to another model.
         """
         tensors, header = load_tensors(path, "model state")
-        weights = header.pop(_WEIGHTS, None)
+        weights, version = header.pop(_WEIGHTS, None), header.pop(_VERSION, 1)
+        if version != LAYOUT:
+            raise TitansError(
+                f"{path} was written by another version of titans, whose states are laid out differently (version "
+                f"{version}, not {LAYOUT}): let the model read its text again"
+            )
         config = TitansConfig.from_dict(header, Path(path))
         if model is not None and model.config != config:
             raise TitansError(f"{path} belongs to a model with another configuration; load it with that model")

@@ -66,13 +66,18 @@ def fields(kind: Any, names: str) -> list[tuple[str, Any]]:
     return [(name, kind) for name in names.split()]
 
 
-def run_in_threads(kernel: ctypes.CDLL, arguments: ctypes.Structure, jobs: int, *, backward: bool) -> None:
+def run_in_threads(
+    kernel: ctypes.CDLL, arguments: ctypes.Structure, jobs: int, *, backward: bool, share: bool = True
+) -> None:
     """Shares independent jobs out over torch's threads; the interpreter's lock is released inside.
+
+    Args:
+        share: False for so little work that one thread is done before a second has begun.
 
     Raises:
         MemoryError: there is no memory for the kernel's buffers.
     """
-    threads = max(1, min(torch.get_num_threads(), jobs))
+    threads = max(1, min(torch.get_num_threads(), jobs)) if share else 1
     bounds = [jobs * i // threads for i in range(threads + 1)]
 
     def part(i: int) -> int:

@@ -56,7 +56,8 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def _native(x: Tensor, *others: Tensor | None) -> bool:
     alike = all(other is None or other.dtype == x.dtype for other in others)
-    return alike and x.device.type == "cpu" and x.dtype in DTYPES and x.numel() > 0 and unavailable() is None
+    here = x.device.type == "cpu" and x.dtype in DTYPES and x.numel() > 0
+    return alike and here and not torch.compiler.is_compiling() and unavailable() is None
 
 
 def _call(kind: int, width: int, tensors: dict[str, Tensor | None], *, heads: int = 1, eps: float = 0.0) -> None:

@@ -26,7 +26,7 @@ from titans.memory.networks import MAX_SLOPE
 from titans.memory.state import MemoryState
 
 MAX_LAYERS, MAX_CHUNK = 4, 1024
-_ACTIVATIONS = ("gelu", "silu", "relu")
+ACTIVATIONS = ("gelu", "silu", "relu")
 _POINTER, _POINTERS = ctypes.c_void_p, ctypes.c_void_p * MAX_LAYERS
 _PER_TOKEN = ("q", "k", "v", "keep", "eta", "theta")
 _PER_ROW = ("w0", "gamma", "beta")
@@ -154,7 +154,7 @@ class _Shape:
             "C": plan.unit,
             "R": plan.num_rounds,
             "G": num_gates,
-            "activation": _ACTIVATIONS.index(network.activation),
+            "activation": ACTIVATIONS.index(network.activation),
             "momentum": self.momentum,
             "norm": call.norm is not None,
             "group": max(1, math.isqrt(plan.num_rounds)),

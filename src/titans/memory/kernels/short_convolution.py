@@ -43,10 +43,11 @@ class _Arguments(ctypes.Structure):
 
 
 def supported(x: Tensor, weight: Tensor, finish: Finish) -> bool:
-    """Whether the kernel can compute this convolution."""
+    """Whether the kernel can compute this convolution; torch.compile cannot see into it."""
     channels, taps = weight.shape
-    whole = channels % (LANES * finish.parts) == 0 and finish.parts <= MAX_PARTS
-    return whole and taps <= MAX_TAPS and x.device.type == "cpu" and x.dtype in DTYPES and unavailable() is None
+    fits = channels % (LANES * finish.parts) == 0 and finish.parts <= MAX_PARTS and taps <= MAX_TAPS
+    here = x.device.type == "cpu" and x.dtype in DTYPES and not torch.compiler.is_compiling()
+    return fits and here and unavailable() is None
 
 
 def native_convolution(
