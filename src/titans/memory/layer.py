@@ -177,6 +177,7 @@ class NeuralMemory(nn.Module):
         self._check_state(x, state)
         if workspace is not None and workspace.state is not state:
             raise ValueError("the workspace belongs to another state: make one of this state")
+        mask, reset = (None if flags is None else flags.to(torch.bool) for flags in (mask, reset))
         if workspace is None and not torch.compiler.is_compiling():
             workspace = self.workspace(state)
         begins = None if reset is None else (reset if mask is None else reset & mask).unsqueeze(1)
