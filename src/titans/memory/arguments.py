@@ -52,6 +52,8 @@ class Call:
     guard_limit: float | None
     mask: Tensor | None
     reset: Tensor | None
+    given_dtype: torch.dtype
+    """of q as the caller gave it: how precise a kernel's products need be"""
 
 
 class MemoryOperation(Protocol):
@@ -207,6 +209,7 @@ def _check(
         guard_limit=guard_limit,
         mask=mask,
         reset=reset,
+        given_dtype=q.dtype,
     )
 
 
