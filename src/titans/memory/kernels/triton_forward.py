@@ -172,7 +172,7 @@ def deep_forward(
             over_n = tl.full((BC,), 1.0, dtype)
             over_m = over_n
             if LIMIT > 0:
-                trace = tl.maximum(tl.sum(tl.sum(tl.where(f[:, None] == f[None, :], gram, 0.0), 1), 0), 1e-38)
+                trace = tl.maximum(tl.sum(tl.sum(tl.where(f[:, None] == f[None, :], gram, 0.0), 1), 0), 1.2e-38)
                 gram = gram / trace
                 gram = product(gram, gram, P)
                 gain = trace * tl.sqrt(tl.sqrt(tl.sum(tl.sum(gram * gram, 1), 0))) * MAX_SLOPE * MAX_SLOPE
