@@ -171,8 +171,9 @@ class ChunkLoop(torch.autograd.Function):
 
         states = {name: tuple(map(per_round, x)) for name, x in ctx.starts[0].items()}
         room = {
-            "record": ctx.divisors.new_empty(most, job.rows, job.heads, 2, job.chunk, job.head_dim),
-            "left": ctx.divisors.new_empty(job.rows, job.heads, job.chunk, job.hidden),
+            "record": ctx.divisors.new_empty(most, job.rows, job.heads, 4, job.chunk, job.head_dim),
+            "scores": ctx.divisors.new_empty(most, job.rows, job.heads, job.chunk, job.chunk),
+            "left": ctx.divisors.new_empty(job.rows, job.heads, 3, job.chunk, job.hidden),
         }
         updated: dict[str, Any] = {"dw": _clones(weights), "dgamma": per_row(named["gamma"])}
         updated |= {"dbeta": per_row(named["beta"])}

@@ -1,7 +1,8 @@
 """Backward of `deep_forward` over some rounds, the last first, from what its replay has kept of each.
 
 Each round takes two walks over the tiles of the hidden width: the first from outputs and new weights to the chunk's
-factors and, through the inner error's way back, to the error at the last layer; the second from there down again.
+factors and, through the inner error's way back, to the error at the last layer; the second from there down again. What
+the first need not sum up itself is left to the second, because registers are short.
 Names as in triton_forward.py, with `d` for the gradient: de1 is that of e1. The gradients of weights and momentum are
 updated where they are. Formulas: kernels/backward.h, in the same order.
 """
@@ -19,6 +20,7 @@ from titans.memory.kernels.triton_shared import (
     bend,
     load_line,
     load_matrix,
+    load_rows,
     load_square,
     load_tokens,
     normalise,
@@ -26,6 +28,7 @@ from titans.memory.kernels.triton_shared import (
     product,
     store_line,
     store_matrix,
+    store_rows,
     store_tokens,
 )
 
@@ -51,13 +54,12 @@ def deep_backward(
     fresh,
     full,
     filled_before,
-    x1_before,
     x2_before,
     e1_before,
-    e2_before,
     filled_after,
     divisors,
     record,
+    scores,
     # gradients that are given
     dy,
     dx1_after,
@@ -87,7 +89,7 @@ def deep_backward(
     dw2_fresh,
     dgamma,
     dbeta,
-    # room for the first walk to leave [B, H, C, HIDDEN] to the second
+    # room for the first walk to leave something to the second [B, H, 3, C, HIDDEN]
     left,
     begin,
     end,
@@ -123,13 +125,14 @@ def deep_backward(
         dscale = tl.load(dgamma + job * D + f, mask=f < D, other=0.0)
         dshift = tl.load(dbeta + job * D + f, mask=f < D, other=0.0)
     dw1, dw2, ds1, ds2 = dw1 + job * SIZE, dw2 + job * SIZE, ds1 + job * SIZE, ds2 + job * SIZE
-    left += job * WIDE
+    left += job * 3 * WIDE
 
     r = end - 1
     while r >= begin:
         at = ((r * B + row) * H + head) * 2  # of layer 1; layer 2 follows
         state = ((r - begin) * stride + job) * SIZE
-        slot = (((r - begin) * B + row) * H + head) * 2
+        slot = ((r - begin) * B + row) * H + head
+        entry = record + slot * 4 * OPEN
         closes = tl.load(full + r * B + row) != 0
         filled, open_slots = 0, 0
         if BEFORE:
@@ -139,33 +142,23 @@ def deep_backward(
                 open_slots = tl.load(filled_after + row)
         before = (c < filled)[:, None]
 
-        # What the replay has left, and what follows from it without the hidden layer.
-        x1 = load_tokens(k, row, r, head, R, H, dtype, C, D, BC, BD)
-        if BEFORE:
-            x1 = tl.where(before, load_matrix(x1_before + job * OPEN, c, f, filled, D), x1)
-        unit, inverse_std = normalise(load_matrix(record + slot * OPEN, c, f, C, D), features, D)
-        want = x1 + unit * scale + shift - load_tokens(v, row, r, head, R, H, dtype, C, D, BC, BD)
-        mean, along = tl.sum(want * scale, 1) / D, tl.sum(want * scale * unit, 1) / D
-        e2 = want * scale - mean[:, None] - unit * along[:, None]
-        e2 = tl.where(features, inverse_std[:, None] * e2, 0.0)
-        if BEFORE:
-            e2 = tl.where(before, load_matrix(e2_before + job * OPEN, c, f, filled, D), e2)
-
+        # The read's layer norm; what the walk needs of it takes the place of its input.
         out = load_tokens(dy, row, r, head, R, H, dtype, C, D, BC, BD)
-        read_unit, read_inverse = normalise(load_matrix(record + (slot + 1) * OPEN, c, f, C, D), features, D)
-        dz = normalise_backward(read_unit, read_inverse, out * scale, 0.0, features, D)
+        unit, inverse_std = normalise(load_matrix(entry + OPEN, c, f, C, D), features, D)
+        dz = normalise_backward(unit, inverse_std, out * scale, 0.0, features, D)
         if NORM:
-            dscale += tl.sum(out * read_unit, 0)
+            dscale += tl.sum(out * unit, 0)
             dshift += tl.sum(out, 0)
-        dq1 = out
+        tl.debug_barrier()
+        store_matrix(entry + OPEN, dz, c, f, C, D)
 
         q1 = load_tokens(q, row, r, head, R, H, dtype, C, D, BC, BD)
+        x1 = load_matrix(entry + 3 * OPEN, c, f, C, D)
+        e2 = load_matrix(entry + 2 * OPEN, c, f, C, D)
         over_n, over_m = load_line(divisors, at, C, BC), load_line(divisors, at + 1, C, BC)
         last_n, last_m = tl.where(closes, at_end(over_n, C, BC), 0.0), at_end(over_m, C, BC)
-        share = load_square(write, at, C, BC) * over_n[:, None]
-        weight1 = product(q1, tl.trans(x1), P) * share
-        dweight2 = -product(dz, tl.trans(e2), P)
-        dscores2 = dweight2 * load_square(write, at + 1, C, BC) * over_n[:, None]
+        weight1 = product(q1, tl.trans(x1), P) * load_square(write, at, C, BC) * over_n[:, None]
+        dscores2 = -product(dz, tl.trans(e2), P) * load_square(write, at + 1, C, BC) * over_n[:, None]
         kept1, kept2 = load_line(kept, at, C, BC)[:, None], load_line(kept, at + 1, C, BC)[:, None]
         keep1 = tl.where(closes, tl.load(kept + at * C + C - 1), 1.0)
         keep2 = tl.where(closes, tl.load(kept + at * C + 2 * C - 1), 1.0)
@@ -184,14 +177,18 @@ def deep_backward(
             pushed2 = (load_line(push, at + 1, C, BC) * last_n)[:, None]
             dcarried1, dcarried2, dpushed1, dpushed2 = line, line, line, line
             dcarry1, dcarry2, dsurvive1, dsurvive2 = none, none, none, none
-        scores2, dweight1 = tl.zeros((BC, BC), dtype), tl.zeros((BC, BC), dtype)
         dx1, de2 = tl.zeros((BC, BD), dtype), tl.zeros((BC, BD), dtype)
         if AFTER:
-            dx1 += load_matrix(dx1_after + job * OPEN, c, f, open_slots, D)
-            de2 += load_matrix(de2_after + job * OPEN, c, f, open_slots, D)
+            dx1 += load_rows(dx1_after + job * OPEN, c, f, open_slots, D)
+            de2 += load_rows(de2_after + job * OPEN, c, f, open_slots, D)
 
+        tl.debug_barrier()
         for j in range(0, HIDDEN, BH):
-            # Forward again.
+            # Forward again. What stays the same is read anew for each tile.
+            q1 = load_tokens(q, row, r, head, R, H, dtype, C, D, BC, BD)
+            x1 = load_matrix(entry + 3 * OPEN, c, f, C, D)
+            e2 = load_matrix(entry + 2 * OPEN, c, f, C, D)
+            dz = load_matrix(entry + OPEN, c, f, C, D)
             w1_tile = load_matrix(w1 + state, f, j + u, D, HIDDEN)
             w2_tile = load_matrix(w2 + state, j + u, f, HIDDEN, D)
             z1 = product(x1, w1_tile, P)
@@ -199,8 +196,8 @@ def deep_backward(
             back1 = product(e2, tl.trans(w2_tile), P)
             e1 = back1 * bend1
             if BEFORE:
-                x2 = tl.where(before, load_matrix(x2_before + job * WIDE, c, j + u, filled, HIDDEN), x2)
-                e1 = tl.where(before, load_matrix(e1_before + job * WIDE, c, j + u, filled, HIDDEN), e1)
+                x2 = tl.where(before, load_rows(x2_before + job * WIDE, c, j + u, filled, HIDDEN), x2)
+                e1 = tl.where(before, load_rows(e1_before + job * WIDE, c, j + u, filled, HIDDEN), e1)
             of_w1 = product(q1, w1_tile, P)
             zq = kept1 * of_w1 - product(weight1, e1, P)
             if MOMENTUM:
@@ -209,7 +206,6 @@ def deep_backward(
                 of_s1 = product(q1, s1_tile, P)
                 zq += carried1 * of_s1
             q2, read_bend = activate(zq, ACT)
-            scores2 += product(q2, tl.trans(x2), P)
 
             # The read, layer 2 and then layer 1.
             of_w2 = product(dz, tl.trans(w2_tile), P)
@@ -224,13 +220,10 @@ def deep_backward(
             dx2 = product(tl.trans(dscores2), q2, P)
             dzq *= read_bend
             dkept1 += tl.sum(dzq * of_w1, 1)
-            dq1 += product(dzq * kept1, tl.trans(w1_tile), P)
             dw1_tile = product(tl.trans(q1 * kept1), dzq, P)
             if MOMENTUM:
                 dcarried1 += tl.sum(dzq * of_s1, 1)
-                dq1 += product(dzq * carried1, tl.trans(s1_tile), P)
                 ds1_tile = product(tl.trans(q1 * carried1), dzq, P)
-            dweight1 -= product(dzq, tl.trans(e1), P)
             de1 = -product(tl.trans(weight1), dzq, P)
 
             # The end of a full chunk.
@@ -264,11 +257,11 @@ def deep_backward(
                 dx1 -= product(e1 * pushed1, tl.trans(ds1_next), P)
                 de2 -= product(x2 * pushed2, ds2_next, P)
             if AFTER:
-                dx2 += load_matrix(dx2_after + job * WIDE, c, j + u, open_slots, HIDDEN)
-                de1 += load_matrix(de1_after + job * WIDE, c, j + u, open_slots, HIDDEN)
+                dx2 += load_rows(dx2_after + job * WIDE, c, j + u, open_slots, HIDDEN)
+                de1 += load_rows(de1_after + job * WIDE, c, j + u, open_slots, HIDDEN)
             if BEFORE:  # what came from an earlier call is an argument, and ends here
-                store_matrix(dx2_before + job * WIDE, dx2, c, j + u, filled, HIDDEN)
-                store_matrix(de1_before + job * WIDE, de1, c, j + u, filled, HIDDEN)
+                store_rows(dx2_before + job * WIDE, dx2, c, j + u, filled, HIDDEN)
+                store_rows(de1_before + job * WIDE, de1, c, j + u, filled, HIDDEN)
                 dx2, de1 = tl.where(before, 0.0, dx2), tl.where(before, 0.0, de1)
 
             # The error's way back from e2 to e1.
@@ -276,6 +269,8 @@ def deep_backward(
             de2 += product(dback1, w2_tile, P)
             dw2_tile += product(tl.trans(dback1), e2, P)
             tl.debug_barrier()  # all threads have read the tiles
+            store_matrix(left + WIDE, dzq, c, j + u, C, HIDDEN)
+            store_matrix(left + 2 * WIDE, e1, c, j + u, C, HIDDEN)
             store_matrix(left, de1 * back1 * bend(z1, ACT) + dx2 * bend1, c, j + u, C, HIDDEN)
             store_matrix(dw1, dw1_tile, f, j + u, D, HIDDEN)
             store_matrix(dw2, dw2_tile, j + u, f, HIDDEN, D)
@@ -283,25 +278,23 @@ def deep_backward(
                 store_matrix(ds1, ds1_tile, f, j + u, D, HIDDEN)
                 store_matrix(ds2, ds2_tile, j + u, f, HIDDEN, D)
 
-        de2 -= product(tl.trans(scores2 * load_square(write, at + 1, C, BC) * over_n[:, None]), dz, P)
-        scores1 = product(q1, tl.trans(x1), P)
-        dscores1 = dweight1 * share
-        dq1 += product(dscores1, x1, P)
-        dx1 += product(tl.trans(dscores1), q1, P)
+        x1 = load_matrix(entry + 3 * OPEN, c, f, C, D)
+        e2 = load_matrix(entry + 2 * OPEN, c, f, C, D)
+        dz = load_matrix(entry + OPEN, c, f, C, D)
+        over_n, over_m = load_line(divisors, at, C, BC), load_line(divisors, at + 1, C, BC)
+        scores2 = load_matrix(scores + slot * C * C, c, c, C, C) * over_n[:, None]
+        de2 -= product(tl.trans(scores2 * load_square(write, at + 1, C, BC)), dz, P)
+        dwrite2 = -product(dz, tl.trans(e2), P) * scores2
         if BEFORE:
-            store_matrix(dx1_before + job * OPEN, dx1, c, f, filled, D)
-            store_matrix(de2_before + job * OPEN, de2, c, f, filled, D)
-            dx1, de2 = tl.where(before, 0.0, dx1), tl.where(before, 0.0, de2)
-        store_tokens(dq, dq1, row, r, head, R, H, C, D, BC, BD)
+            store_rows(de2_before + job * OPEN, de2, c, f, filled, D)
+            de2 = tl.where(before, 0.0, de2)
 
         # Gradients of the sums of the gates: of every token's reading, and of the chunk's end.
         last = c == C - 1
         ends = tl.where(closes, 1.0, 0.0).to(dtype)
         store_line(dkept, dkept1 + tl.where(last, dkeep1 * ends, 0.0), at, C, BC)
         store_line(dkept, dkept2 + tl.where(last, dkeep2 * ends, 0.0), at + 1, C, BC)
-        dwrite1 = dweight1 * scores1 * over_n[:, None] + tl.where(last[:, None], (dwritten1 * last_n)[None, :], 0.0)
-        dwrite2 = dweight2 * scores2 * over_n[:, None] + tl.where(last[:, None], (dwritten2 * last_n)[None, :], 0.0)
-        store_matrix(dwrite + at * C * C, dwrite1, c, c, C, C)
+        dwrite2 += tl.where(last[:, None], (dwritten2 * last_n)[None, :], 0.0)
         store_matrix(dwrite + (at + 1) * C * C, dwrite2, c, c, C, C)
         if MOMENTUM:
             store_line(dcarried, (dcarried1 + tl.where(last, dcarry1 * ends, 0.0)) * over_m, at, C, BC)
@@ -312,6 +305,9 @@ def deep_backward(
             tl.store(dsurvival + at + 1, dsurvive2 * ends * last_m)
 
         # The error at the last layer's output: layer norm twice, once forwards and once on the way back.
+        unit, inverse_std = normalise(load_matrix(entry, c, f, C, D), features, D)
+        want = x1 + unit * scale + shift - load_tokens(v, row, r, head, R, H, dtype, C, D, BC, BD)
+        mean, along = tl.sum(want * scale, 1) / D, tl.sum(want * scale * unit, 1) / D
         dinverse = tl.sum(de2 * (want * scale - mean[:, None] - unit * along[:, None]), 1)
         de2 *= inverse_std[:, None]
         dalong = -tl.sum(de2 * unit, 1) / D
@@ -328,10 +324,17 @@ def deep_backward(
         tl.debug_barrier()  # the second walk sees what the first has written
         if FRESH:
             begins = tl.load(fresh + r * B + row) != 0
+        dq1, dweight1 = tl.zeros((BC, BD), dtype), tl.zeros((BC, BC), dtype)
         for j in range(0, HIDDEN, BH):
+            dzq = load_matrix(left + WIDE, c, j + u, C, HIDDEN)
+            dweight1 -= product(dzq, tl.trans(load_matrix(left + 2 * WIDE, c, j + u, C, HIDDEN)), P)
+            if MOMENTUM:
+                dq1 += product(dzq * carried1, tl.trans(load_matrix(s1 + state, f, j + u, D, HIDDEN)), P)
+            x1 = load_matrix(entry + 3 * OPEN, c, f, C, D)
             w1_tile = load_matrix(w1 + state, f, j + u, D, HIDDEN)
             w2_tile = load_matrix(w2 + state, j + u, f, HIDDEN, D)
             x2, bend1 = activate(product(x1, w1_tile, P), ACT)
+            dq1 += product(dzq * kept1, tl.trans(w1_tile), P)
             dz1 = load_matrix(left, c, j + u, C, HIDDEN) + product(dz, tl.trans(w2_tile), P) * bend1
             dx1 += product(dz1, tl.trans(w1_tile), P)
             dw1_tile = load_matrix(dw1, f, j + u, D, HIDDEN) + product(tl.trans(x1), dz1, P)
@@ -347,6 +350,18 @@ def deep_backward(
                         store_matrix(ds2, dw2_tile, j + u, f, HIDDEN, D)
             store_matrix(dw1, dw1_tile, f, j + u, D, HIDDEN)
             store_matrix(dw2, dw2_tile, j + u, f, HIDDEN, D)
+        q1 = load_tokens(q, row, r, head, R, H, dtype, C, D, BC, BD)
+        x1 = load_matrix(entry + 3 * OPEN, c, f, C, D)
+        dweight1 *= load_line(divisors, at, C, BC)[:, None]
+        dwrite1 = dweight1 * product(q1, tl.trans(x1), P)
+        dwrite1 += tl.where(last[:, None], (dwritten1 * last_n)[None, :], 0.0)
+        store_matrix(dwrite + at * C * C, dwrite1, c, c, C, C)
+        dscores1 = dweight1 * load_square(write, at, C, BC)
+        dq1 += product(dscores1, x1, P) + load_tokens(dy, row, r, head, R, H, dtype, C, D, BC, BD)
+        store_tokens(dq, dq1, row, r, head, R, H, C, D, BC, BD)
+        dx1 += product(tl.trans(dscores1), q1, P)
+        if BEFORE:
+            store_rows(dx1_before + job * OPEN, dx1, c, f, filled, D)
         store_tokens(dk, dx1, row, r, head, R, H, C, D, BC, BD)
         tl.debug_barrier()
         r -= 1

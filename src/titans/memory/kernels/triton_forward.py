@@ -17,6 +17,7 @@ from titans.memory.kernels.triton_shared import (
     at_end,
     load_line,
     load_matrix,
+    load_rows,
     load_square,
     load_tokens,
     normalise,
@@ -25,6 +26,7 @@ from titans.memory.kernels.triton_shared import (
     steps,
     store_line,
     store_matrix,
+    store_rows,
     store_tokens,
 )
 
@@ -76,8 +78,9 @@ def deep_forward(
     # the guard: pending momentum [B, H, 2], updated; 1 / n and 1 / m of every token [R, B, H, 2, C]
     pending,
     divisors,
-    # with REPLAY: outputs of the last layer for keys and for queries [rounds, B, H, 2, C, D]
+    # with REPLAY: z2, z, e2 and x1 of each round [rounds, B, H, 4, C, D], and scores2 [rounds, B, H, C, C]
     record,
+    scores,
     begin,
     end,
     B,
@@ -138,7 +141,7 @@ def deep_forward(
         if BEFORE:
             filled = tl.load(filled_before + r * B + row)
             before = (c < filled)[:, None]
-            x1 = tl.where(before, load_matrix(x1_before + job * C * D, c, f, filled, D), x1)
+            x1 = tl.where(before, load_rows(x1_before + job * C * D, c, f, filled, D), x1)
         z2 = tl.zeros((BC, BD), dtype)
         overlap = tl.zeros((BC, BC), dtype)
         gram = tl.zeros((BD, BD), dtype)
@@ -148,7 +151,7 @@ def deep_forward(
             z2 += product(x2, w2_tile, P)
             if LIMIT > 0 and not REPLAY:
                 if BEFORE:
-                    old = load_matrix(x2_before + job * C * HIDDEN, c, j + u, filled, HIDDEN)
+                    old = load_rows(x2_before + job * C * HIDDEN, c, j + u, filled, HIDDEN)
                     x2 = tl.where(before, old, x2)
                 overlap += product(x2, tl.trans(x2), P)
                 gram += product(tl.trans(w2_tile), w2_tile, P)
@@ -160,7 +163,7 @@ def deep_forward(
         if NORM:
             slope = slope * tl.load(largest + head)
         if BEFORE:
-            e2 = tl.where(before, load_matrix(e2_before + job * C * D, c, f, filled, D), e2)
+            e2 = tl.where(before, load_rows(e2_before + job * C * D, c, f, filled, D), e2)
             slope = tl.where(c < filled, load_line(slope_before, job, C, BC), slope)
 
         # The guard (gates.py).
@@ -221,13 +224,13 @@ def deep_forward(
             x2, bend1 = activate(product(x1, w1_tile, P), ACT)
             e1 = product(e2, tl.trans(w2_tile), P) * bend1
             if BEFORE:
-                x2 = tl.where(before, load_matrix(x2_before + job * C * HIDDEN, c, j + u, filled, HIDDEN), x2)
-                e1 = tl.where(before, load_matrix(e1_before + job * C * HIDDEN, c, j + u, filled, HIDDEN), e1)
+                x2 = tl.where(before, load_rows(x2_before + job * C * HIDDEN, c, j + u, filled, HIDDEN), x2)
+                e1 = tl.where(before, load_rows(e1_before + job * C * HIDDEN, c, j + u, filled, HIDDEN), e1)
             if AFTER and not REPLAY:
                 if r == R - 1:
                     open_slots = tl.load(filled_after + row)
-                    store_matrix(x2_after + job * C * HIDDEN, x2, c, j + u, open_slots, HIDDEN)
-                    store_matrix(e1_after + job * C * HIDDEN, e1, c, j + u, open_slots, HIDDEN)
+                    store_rows(x2_after + job * C * HIDDEN, x2, c, j + u, open_slots, HIDDEN)
+                    store_rows(e1_after + job * C * HIDDEN, e1, c, j + u, open_slots, HIDDEN)
             zq = kept1 * product(q1, w1_tile, P) - product(weight1, e1, P)
             w1_next = keep1 * w1_tile - product(tl.trans(x1 * written1), e1, P)
             w2_next = keep2 * w2_tile - product(tl.trans(x2 * written2), e2, P)
@@ -251,17 +254,21 @@ def deep_forward(
                 store_matrix(s2 + following, s2_next, j + u, f, HIDDEN, D)
         z -= product(scores2 * load_square(write, at + 1, C, BC) * over_n[:, None], e2, P)
         if REPLAY:
-            slot = (((r - begin) * B + row) * H + head) * 2
-            store_matrix(record + slot * C * D, z2, c, f, C, D)
-            store_matrix(record + (slot + 1) * C * D, z, c, f, C, D)
+            slot = ((r - begin) * B + row) * H + head
+            entry = record + slot * 4 * C * D
+            store_matrix(scores + slot * C * C, scores2, c, c, C, C)
+            store_matrix(entry, z2, c, f, C, D)
+            store_matrix(entry + C * D, z, c, f, C, D)
+            store_matrix(entry + 2 * C * D, e2, c, f, C, D)
+            store_matrix(entry + 3 * C * D, x1, c, f, C, D)
         else:
             unit, _ = normalise(z, features, D)
             store_tokens(y, q1 + unit * scale + shift, row, r, head, R, H, C, D, BC, BD)
         if AFTER and not REPLAY:
             if r == R - 1:
                 open_slots = tl.load(filled_after + row)
-                store_matrix(x1_after + job * C * D, x1, c, f, open_slots, D)
-                store_matrix(e2_after + job * C * D, e2, c, f, open_slots, D)
+                store_rows(x1_after + job * C * D, x1, c, f, open_slots, D)
+                store_rows(e2_after + job * C * D, e2, c, f, open_slots, D)
                 tl.store(slope_after + job * C + c, slope, mask=c < open_slots)
         pending1, pending2 = tl.where(closes, next1, pending1), tl.where(closes, next2, pending2)
         tl.debug_barrier()  # the next round sees what this one has written

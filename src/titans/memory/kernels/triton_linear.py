@@ -14,6 +14,7 @@ from titans.memory.kernels.triton_shared import (
     at_end,
     load_line,
     load_matrix,
+    load_rows,
     load_square,
     load_tokens,
     own_pending,
@@ -21,6 +22,7 @@ from titans.memory.kernels.triton_shared import (
     steps,
     store_line,
     store_matrix,
+    store_rows,
     store_tokens,
 )
 
@@ -109,8 +111,8 @@ def linear_forward(
         if BEFORE:
             filled = tl.load(filled_before + r * B + row)
             before = (c < filled)[:, None]
-            x = tl.where(before, load_matrix(x_before + job * OPEN, c, f, filled, D), x)
-            e = tl.where(before, load_matrix(e_before + job * OPEN, c, f, filled, D), e)
+            x = tl.where(before, load_rows(x_before + job * OPEN, c, f, filled, D), x)
+            e = tl.where(before, load_rows(e_before + job * OPEN, c, f, filled, D), e)
 
         # The guard (gates.py).
         following = held
@@ -140,8 +142,8 @@ def linear_forward(
             if AFTER:
                 if r == R - 1:
                     open_slots = tl.load(filled_after + row)
-                    store_matrix(x_after + job * OPEN, x, c, f, open_slots, D)
-                    store_matrix(e_after + job * OPEN, e, c, f, open_slots, D)
+                    store_rows(x_after + job * OPEN, x, c, f, open_slots, D)
+                    store_rows(e_after + job * OPEN, e, c, f, open_slots, D)
                     tl.store(slope_after + job * C + c, over_n * 0 + 1, mask=c < open_slots)
 
         # Weights and momentum at a full chunk's end.
@@ -243,8 +245,8 @@ def linear_backward(
         if BEFORE:
             filled = tl.load(filled_before + r * B + row)
             before = (c < filled)[:, None]
-            x = tl.where(before, load_matrix(x_before + job * OPEN, c, f, filled, D), x)
-            e = tl.where(before, load_matrix(e_before + job * OPEN, c, f, filled, D), e)
+            x = tl.where(before, load_rows(x_before + job * OPEN, c, f, filled, D), x)
+            e = tl.where(before, load_rows(e_before + job * OPEN, c, f, filled, D), e)
         over_n, over_m = load_line(divisors, at * 2, C, BC), load_line(divisors, at * 2 + 1, C, BC)
         last_n, last_m = tl.where(closes, at_end(over_n, C, BC), 0.0), at_end(over_m, C, BC)
 
@@ -298,11 +300,11 @@ def linear_backward(
         if AFTER:
             if r == R - 1:
                 open_slots = tl.load(filled_after + row)
-                dx += load_matrix(dx_after + job * OPEN, c, f, open_slots, D)
-                de += load_matrix(de_after + job * OPEN, c, f, open_slots, D)
+                dx += load_rows(dx_after + job * OPEN, c, f, open_slots, D)
+                de += load_rows(de_after + job * OPEN, c, f, open_slots, D)
         if BEFORE:  # what came from an earlier call is an argument, and ends here
-            store_matrix(dx_before + job * OPEN, dx, c, f, filled, D)
-            store_matrix(de_before + job * OPEN, de, c, f, filled, D)
+            store_rows(dx_before + job * OPEN, dx, c, f, filled, D)
+            store_rows(de_before + job * OPEN, de, c, f, filled, D)
             dx, de = tl.where(before, 0.0, dx), tl.where(before, 0.0, de)
 
         # The error.

@@ -82,12 +82,63 @@ def normalise_backward(unit, inverse_std, dunit, dinverse, features, D: tl.const
     return tl.where(features, dcentred - (tl.sum(dcentred, 1) / D)[:, None], 0.0)
 
 
+@triton.constexpr_function
+def fits(size, tile):
+    """Whether tiles leave nothing over, so that there is nothing to mask."""
+    return size % tile == 0
+
+
+@triton.jit
+def load_matrix(x, i, j, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Rows i and columns j of the matrix [ROWS, COLUMNS] at x; zero beyond. i and j are tiles, one after the other."""
+    at = x + (i[:, None] * COLUMNS + j[None, :])
+    if fits(ROWS, i.shape[0]) and fits(COLUMNS, j.shape[0]):
+        found = tl.load(at)
+    else:
+        found = tl.load(at, mask=(i[:, None] < ROWS) & (j[None, :] < COLUMNS), other=0.0)
+    return found
+
+
+@triton.jit
+def store_matrix(x, value, i, j, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The opposite of `load_matrix`."""
+    at = x + (i[:, None] * COLUMNS + j[None, :])
+    if fits(ROWS, i.shape[0]) and fits(COLUMNS, j.shape[0]):
+        tl.store(at, value)
+    else:
+        tl.store(at, value, mask=(i[:, None] < ROWS) & (j[None, :] < COLUMNS))
+
+
+@triton.jit
+def load_rows(x, i, j, rows, COLUMNS: tl.constexpr):
+    """`load_matrix` where the number of rows is known only to the device."""
+    mask = (i[:, None] < rows) & (j[None, :] < COLUMNS)
+    return tl.load(x + (i[:, None] * COLUMNS + j[None, :]), mask=mask, other=0.0)
+
+
+@triton.jit
+def store_rows(x, value, i, j, rows, COLUMNS: tl.constexpr):
+    """The opposite of `load_rows`."""
+    mask = (i[:, None] < rows) & (j[None, :] < COLUMNS)
+    tl.store(x + (i[:, None] * COLUMNS + j[None, :]), value, mask=mask)
+
+
+@triton.jit
+def add_to_matrix(x, value, i, j, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """x[i, j] += value."""
+    store_matrix(x, load_matrix(x, i, j, ROWS, COLUMNS) + value, i, j, ROWS, COLUMNS)
+
+
 @triton.jit
 def load_tokens(x, row, r, head, R, H, dtype, C: tl.constexpr, D: tl.constexpr, BC: tl.constexpr, BD: tl.constexpr):
     """The chunk's tokens of one head [BC, BD]."""
     c, f = tl.arange(0, BC)[:, None], tl.arange(0, BD)[None, :]
-    at = ((row * R + r) * C + c) * H + head
-    return tl.load(x + at * D + f, mask=(c < C) & (f < D), other=0.0).to(dtype)
+    at = x + ((row * R + r) * C * H + head) * D + (c * H * D + f)
+    if C == BC and D == BD:
+        found = tl.load(at)
+    else:
+        found = tl.load(at, mask=(c < C) & (f < D), other=0.0)
+    return found.to(dtype)
 
 
 @triton.jit
@@ -96,15 +147,17 @@ def store_tokens(
 ):
     """The opposite of `load_tokens`."""
     c, f = tl.arange(0, BC)[:, None], tl.arange(0, BD)[None, :]
-    at = ((row * R + r) * C + c) * H + head
-    tl.store(x + at * D + f, value, mask=(c < C) & (f < D))
+    at = x + ((row * R + r) * C * H + head) * D + (c * H * D + f)
+    if C == BC and D == BD:
+        tl.store(at, value)
+    else:
+        tl.store(at, value, mask=(c < C) & (f < D))
 
 
 @triton.jit
 def load_square(x, at, C: tl.constexpr, BC: tl.constexpr):
     """The `at`th of many [C, C] as [BC, BC]."""
-    t, i = tl.arange(0, BC)[:, None], tl.arange(0, BC)[None, :]
-    return tl.load(x + (at * C + t) * C + i, mask=(t < C) & (i < C), other=0.0)
+    return load_matrix(x + at * C * C, tl.arange(0, BC), tl.arange(0, BC), C, C)
 
 
 @triton.jit
@@ -119,26 +172,6 @@ def store_line(x, value, at, C: tl.constexpr, BC: tl.constexpr):
     """The opposite of `load_line`."""
     c = tl.arange(0, BC)
     tl.store(x + at * C + c, value, mask=c < C)
-
-
-@triton.jit
-def load_matrix(x, i, j, rows, COLUMNS: tl.constexpr):
-    """Rows i and columns j of the matrix [rows, COLUMNS] at x; zero beyond."""
-    mask = (i[:, None] < rows) & (j[None, :] < COLUMNS)
-    return tl.load(x + i[:, None] * COLUMNS + j[None, :], mask=mask, other=0.0)
-
-
-@triton.jit
-def store_matrix(x, value, i, j, rows, COLUMNS: tl.constexpr):
-    """The opposite of `load_matrix`."""
-    mask = (i[:, None] < rows) & (j[None, :] < COLUMNS)
-    tl.store(x + i[:, None] * COLUMNS + j[None, :], value, mask=mask)
-
-
-@triton.jit
-def add_to_matrix(x, value, i, j, rows, COLUMNS: tl.constexpr):
-    """x[i, j] += value."""
-    store_matrix(x, load_matrix(x, i, j, rows, COLUMNS) + value, i, j, rows, COLUMNS)
 
 
 @triton.jit
