@@ -1,4 +1,4 @@
-"""What all forms of the memory operation (reference, chunked, recurrent, native) have in common: their arguments.
+"""What all forms of the memory operation (reference, chunked, recurrent, native, triton) have in common: their arguments.
 
 Shapes, for B rows, T tokens, H heads, head dimension d, L memory layers:
 
@@ -57,7 +57,7 @@ class Call:
 
 
 class MemoryOperation(Protocol):
-    """Signature shared by `reference_titans`, `chunk_titans`, `recurrent_titans` and `native_titans`."""
+    """Signature shared by `reference_titans`, `chunk_titans`, `recurrent_titans`, `native_titans`, `triton_titans`."""
 
     def __call__(
         self,

@@ -29,12 +29,12 @@ def _warps(*choices: int) -> list[triton.Config]:
 
 
 deep_forward = _tuned(
-    triton_forward.deep_forward, _tiles((32, 4), (32, 8), (64, 8)), ["w1", "w2", "s1", "s2", "pending"]
+    triton_forward.deep_forward, _tiles((32, 4), (16, 4), (32, 8)), ["w1", "w2", "s1", "s2", "pending"]
 )
 deep_backward = _tuned(
     triton_backward.deep_backward,
-    _tiles((32, 8), (16, 8), (32, 4)),
+    _tiles((32, 4), (16, 4), (32, 8)),
     ["dw1", "dw2", "ds1", "ds2", "dw1_fresh", "dw2_fresh", "dgamma", "dbeta"],
 )
 linear_forward = _tuned(triton_linear.linear_forward, _warps(4, 8, 2), ["w", "s", "pending"])
-linear_backward = _tuned(triton_linear.linear_backward, _warps(8, 4, 2), ["dw", "ds", "dw_fresh"])
+linear_backward = _tuned(triton_linear.linear_backward, _warps(4, 8, 2), ["dw", "ds", "dw_fresh"])
