@@ -1,4 +1,4 @@
-"""The neural memory: definition (`reference`), dual form (`chunked`, in C, in Triton), one-token form, and the layer."""
+"""The neural memory: definition (`reference`), dual form (`chunked`; in C, in Triton), one-token form, the layer."""
 
 from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig

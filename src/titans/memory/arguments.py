@@ -1,4 +1,4 @@
-"""What all forms of the memory operation (reference, chunked, recurrent, native, triton) have in common: their arguments.
+"""What all forms of the memory operation (reference, chunked, native, triton, recurrent) have in common: arguments.
 
 Shapes, for B rows, T tokens, H heads, head dimension d, L memory layers:
 

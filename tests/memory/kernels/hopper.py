@@ -1,7 +1,7 @@
 """Compiles the Triton kernels for a Hopper GPU, without one: registers, spills and shared memory of each.
 
-    python tests/memory/kernels/hopper.py                              every kernel, shape and setting (many minutes)
-    python tests/memory/kernels/hopper.py deep_forward bf16 64 128 16  one, with its first setting
+python tests/memory/kernels/hopper.py                              every kernel, shape and setting (many minutes)
+python tests/memory/kernels/hopper.py deep_forward bf16 64 128 16  one, with its first setting
 """
 
 import re
@@ -27,7 +27,7 @@ _INTEGERS = ("stride", "begin", "end", "B", "R", "H")
 
 
 def compiled(name: str, dtype: str, d: int, h: int, C: int, setting: triton.Config, **changes: Any) -> dict[str, int]:
-    """Registers of a thread, bytes spilled by a thread, and bytes of shared memory, with everything switched on."""
+    """Registers of a thread, bytes of its spill stores, and bytes of shared memory; with momentum, norm and guard."""
     kernel = getattr(gpu_tuning, name).fn
     constants = {
         "D": d,
@@ -81,13 +81,13 @@ def compiled(name: str, dtype: str, d: int, h: int, C: int, setting: triton.Conf
 
 
 def report(name: str, dtype: str, d: int, h: int, C: int, settings: list[triton.Config]) -> None:
+    """Prints what was found; the forward kernels run a second time in the backward pass, without outputs (replay)."""
     for setting in settings:
         variants = [False, True] if name.endswith("forward") else [False]
         for replay in variants:
             found = compiled(name, dtype, d, h, C, setting, REPLAY=replay)
-            chosen = " ".join(f"{key} {value}" for key, value in setting.kwargs.items())
-            numbers = " ".join(f"{key} {value}" for key, value in found.items())
-            print(name, "replay" if replay else "", dtype, f"d={d} h={h} C={C}", chosen, f"warps {setting.num_warps}:", numbers, flush=True)
+            facts = {"d": d, "h": h, "C": C, **setting.kwargs, "warps": setting.num_warps, **found}
+            print(name, dtype, *(f"{key} {value}" for key, value in facts.items()), "replay" * replay, flush=True)
 
 
 def main() -> None:

@@ -58,9 +58,7 @@ def _triton_titans(call: Call) -> tuple[Tensor, MemoryState]:
     if length == 0:
         return call.q, state
     granularity = "head" if call.gates.g.shape[-1] in (1, network.depth) else "channel"
-    reason = unsupported(
-        call.q.device, call.q.dtype, network.depth, network.head_dim, state.chunk_size, granularity
-    )
+    reason = unsupported(call.q.device, call.q.dtype, network.depth, network.head_dim, state.chunk_size, granularity)
     if reason is not None:
         raise ValueError(f"the Triton kernels cannot be used here: {reason}; chunk_titans can")
     from titans.memory.kernels.gpu_function import ChunkLoop, Job

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -117,7 +116,7 @@ class Job:
 
 def padded(size: int) -> int:
     """To what a matrix product takes."""
-    return max(16, triton.next_power_of_2(size))
+    return max(16, 1 << (size - 1).bit_length())
 
 
 class ChunkLoop(torch.autograd.Function):
@@ -191,7 +190,7 @@ class ChunkLoop(torch.autograd.Function):
             shared = named | states | room | {"divisors": ctx.divisors}
             job.launch(True, begin, end, 1, **shared, REPLAY=True)
             job.launch(False, begin, end, 1, **shared, **given, **found, **updated)
-        gradients = found | updated
+        gradients: dict[str, Any] = found | updated
         gradients["dgamma"], gradients["dbeta"] = (_of_rows(gradients[name]) for name in ("dgamma", "dbeta"))
         if job.fresh is not None:
             gradients["dw_fresh"] = tuple(map(_of_rows, gradients["dw_fresh"]))

@@ -220,7 +220,8 @@ def deep_forward(
         scores2 = tl.zeros((BC, BC), dtype)
         z = tl.zeros((BC, BD), dtype)
         for j in range(0, HIDDEN, BH):
-            w1_tile, w2_tile = load_matrix(w1 + state, f, j + u, D, HIDDEN), load_matrix(w2 + state, j + u, f, HIDDEN, D)
+            w1_tile = load_matrix(w1 + state, f, j + u, D, HIDDEN)
+            w2_tile = load_matrix(w2 + state, j + u, f, HIDDEN, D)
             x2, bend1 = activate(product(x1, w1_tile, P), ACT)
             e1 = product(e2, tl.trans(w2_tile), P) * bend1
             if BEFORE:
@@ -235,7 +236,8 @@ def deep_forward(
             w1_next = keep1 * w1_tile - product(tl.trans(x1 * written1), e1, P)
             w2_next = keep2 * w2_tile - product(tl.trans(x2 * written2), e2, P)
             if MOMENTUM:
-                s1_tile, s2_tile = load_matrix(s1 + state, f, j + u, D, HIDDEN), load_matrix(s2 + state, j + u, f, HIDDEN, D)
+                s1_tile = load_matrix(s1 + state, f, j + u, D, HIDDEN)
+                s2_tile = load_matrix(s2 + state, j + u, f, HIDDEN, D)
                 zq += carried1 * product(q1, s1_tile, P)
                 w1_next += carry1 * s1_tile
                 w2_next += carry2 * s2_tile

@@ -142,9 +142,7 @@ def load_tokens(x, row, r, head, R, H, dtype, C: tl.constexpr, D: tl.constexpr, 
 
 
 @triton.jit
-def store_tokens(
-    x, value, row, r, head, R, H, C: tl.constexpr, D: tl.constexpr, BC: tl.constexpr, BD: tl.constexpr
-):
+def store_tokens(x, value, row, r, head, R, H, C: tl.constexpr, D: tl.constexpr, BC: tl.constexpr, BD: tl.constexpr):
     """The opposite of `load_tokens`."""
     c, f = tl.arange(0, BC)[:, None], tl.arange(0, BD)[None, :]
     at = x + ((row * R + r) * C * H + head) * D + (c * H * D + f)
