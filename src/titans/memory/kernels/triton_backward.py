@@ -225,37 +225,49 @@ def deep_backward(
                 dcarried1 += tl.sum(dzq * of_s1, 1)
                 ds1_tile = product(tl.trans(q1 * carried1), dzq, P)
             de1 = -product(tl.trans(weight1), dzq, P)
+            store_matrix(left + WIDE, dzq, c, j + u, C, HIDDEN)
+            store_matrix(left + 2 * WIDE, e1, c, j + u, C, HIDDEN)
 
-            # The end of a full chunk.
+            # The end of a full chunk, layer 1 and then layer 2.
             dw1_next = load_matrix(dw1, f, j + u, D, HIDDEN)
-            dw2_next = load_matrix(dw2, j + u, f, HIDDEN, D)
-            dw1_tile += keep1 * dw1_next
-            dw2_tile += keep2 * dw2_next
             dkeep1 += tl.sum(tl.sum(dw1_next * w1_tile, 1), 0)
-            dkeep2 += tl.sum(tl.sum(dw2_next * w2_tile, 1), 0)
-            of_e1, of_x2 = product(x1, dw1_next, P), product(e2, tl.trans(dw2_next), P)
+            dw1_tile += keep1 * dw1_next
+            of_e1 = product(x1, dw1_next, P)
             dwritten1 -= tl.sum(of_e1 * e1, 1)
-            dwritten2 -= tl.sum(of_x2 * x2, 1)
             de1 -= written1 * of_e1
-            dx2 -= written2 * of_x2
             dx1 -= product(e1 * written1, tl.trans(dw1_next), P)
-            de2 -= product(x2 * written2, dw2_next, P)
             if MOMENTUM:
                 ds1_next = load_matrix(ds1, f, j + u, D, HIDDEN)
-                ds2_next = load_matrix(ds2, j + u, f, HIDDEN, D)
-                ds1_tile += carry1 * dw1_next + survive1 * ds1_next
-                ds2_tile += carry2 * dw2_next + survive2 * ds2_next
                 dcarry1 += tl.sum(tl.sum(dw1_next * s1_tile, 1), 0)
-                dcarry2 += tl.sum(tl.sum(dw2_next * s2_tile, 1), 0)
                 dsurvive1 += tl.sum(tl.sum(ds1_next * s1_tile, 1), 0)
-                dsurvive2 += tl.sum(tl.sum(ds2_next * s2_tile, 1), 0)
-                of_e1, of_x2 = product(x1, ds1_next, P), product(e2, tl.trans(ds2_next), P)
+                of_e1 = product(x1, ds1_next, P)
                 dpushed1 -= tl.sum(of_e1 * e1, 1)
-                dpushed2 -= tl.sum(of_x2 * x2, 1)
                 de1 -= pushed1 * of_e1
-                dx2 -= pushed2 * of_x2
                 dx1 -= product(e1 * pushed1, tl.trans(ds1_next), P)
+                ds1_tile += carry1 * dw1_next + survive1 * ds1_next
+            tl.debug_barrier()  # all threads have read the tiles
+            store_matrix(dw1, dw1_tile, f, j + u, D, HIDDEN)
+            if MOMENTUM:
+                store_matrix(ds1, ds1_tile, f, j + u, D, HIDDEN)
+            dw2_next = load_matrix(dw2, j + u, f, HIDDEN, D)
+            dkeep2 += tl.sum(tl.sum(dw2_next * w2_tile, 1), 0)
+            dw2_tile += keep2 * dw2_next
+            of_x2 = product(e2, tl.trans(dw2_next), P)
+            dwritten2 -= tl.sum(of_x2 * x2, 1)
+            dx2 -= written2 * of_x2
+            de2 -= product(x2 * written2, dw2_next, P)
+            if MOMENTUM:
+                ds2_next = load_matrix(ds2, j + u, f, HIDDEN, D)
+                dcarry2 += tl.sum(tl.sum(dw2_next * s2_tile, 1), 0)
+                dsurvive2 += tl.sum(tl.sum(ds2_next * s2_tile, 1), 0)
+                of_x2 = product(e2, tl.trans(ds2_next), P)
+                dpushed2 -= tl.sum(of_x2 * x2, 1)
+                dx2 -= pushed2 * of_x2
                 de2 -= product(x2 * pushed2, ds2_next, P)
+                ds2_tile += carry2 * dw2_next + survive2 * ds2_next
+            tl.debug_barrier()  # all threads have read the tiles
+            if MOMENTUM:
+                store_matrix(ds2, ds2_tile, j + u, f, HIDDEN, D)
             if AFTER:
                 dx2 += load_rows(dx2_after + job * WIDE, c, j + u, open_slots, HIDDEN)
                 de1 += load_rows(de1_after + job * WIDE, c, j + u, open_slots, HIDDEN)
@@ -268,15 +280,8 @@ def deep_backward(
             dback1 = de1 * bend1
             de2 += product(dback1, w2_tile, P)
             dw2_tile += product(tl.trans(dback1), e2, P)
-            tl.debug_barrier()  # all threads have read the tiles
-            store_matrix(left + WIDE, dzq, c, j + u, C, HIDDEN)
-            store_matrix(left + 2 * WIDE, e1, c, j + u, C, HIDDEN)
             store_matrix(left, de1 * back1 * bend(z1, ACT) + dx2 * bend1, c, j + u, C, HIDDEN)
-            store_matrix(dw1, dw1_tile, f, j + u, D, HIDDEN)
             store_matrix(dw2, dw2_tile, j + u, f, HIDDEN, D)
-            if MOMENTUM:
-                store_matrix(ds1, ds1_tile, f, j + u, D, HIDDEN)
-                store_matrix(ds2, ds2_tile, j + u, f, HIDDEN, D)
 
         x1 = load_matrix(entry + 3 * OPEN, c, f, C, D)
         e2 = load_matrix(entry + 2 * OPEN, c, f, C, D)
