@@ -155,7 +155,7 @@ def test_where_it_cannot_be_used(new_case, new_problem, run, monkeypatch):
     assert "depth 1 and 2, not 3" in why(depth=3)
     assert "channel-wise" in why(granularity="channel")
     assert "above 64" in why(chunk_size=65)
-    assert "above 128" in why(head_dim=129)
+    assert "head dimension is 65, above 64" in why(head_dim=65)
     with pytest.raises(ValueError, match="not 3; chunk_titans can"):
         run(triton_titans, new_problem(new_case(4, 4, depth=3)))
     monkeypatch.delenv("TRITON_INTERPRET")

@@ -22,7 +22,7 @@ from titans.memory.layout import Layout, layout
 from titans.memory.networks import MAX_SLOPE
 from titans.memory.state import MemoryState
 
-MAX_CHUNK, MAX_HEAD_DIM = 64, 128
+MAX_CHUNK, MAX_HEAD_DIM = 64, 64  # wider heads spill most of what they hold (docs/lab-log.md)
 
 
 def interpreted() -> bool:
