@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 
-.PHONY: quickstart test lint soak memory-gain constant bench
+.PHONY: quickstart test lint soak memory-gain constant bench bench-gpu
 
 quickstart: $(STAMP)
 	$(BIN)/titans quickstart $(ARGS)
@@ -26,6 +26,10 @@ constant: $(STAMP)
 
 bench: $(PEERS)
 	$(BIN)/python benchmarks/performance.py $(ARGS)
+
+# On a machine with a CUDA GPU; flash-linear-attention is measured too where it is installed.
+bench-gpu: $(PEERS)
+	$(BIN)/python benchmarks/performance.py gpu $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -26,6 +26,7 @@ PACKAGES = ("titans-pytorch", "transformers", "flash-linear-attention")
 PER_TOKEN = "titans-pytorch, chunk 1"
 COARSEST = "titans-pytorch, chunk 64"
 MAC, PLAIN_MAC = "titans-pytorch MAC, its script", "titans-pytorch MAC, plain"
+DELTANET = "Gated DeltaNet, fla"
 LLAMA, MAMBA = "Llama, transformers", "Mamba2, transformers"
 
 
@@ -46,7 +47,7 @@ def layers(size: Size, training: bool) -> Sequence[Contender]:
         PER_TOKEN: partial(_titans_pytorch, chunk=1, batch=64),
         "titans-pytorch, chunk 16": partial(_titans_pytorch, chunk=16, batch=None),
         COARSEST: partial(_titans_pytorch, chunk=64, batch=None),
-        "Gated DeltaNet, fla": _gated_deltanet,
+        DELTANET: _gated_deltanet,
         "gated delta, Qwen3-Next": _qwen3_next,
         MAMBA: _mamba2,
     }
@@ -54,6 +55,11 @@ def layers(size: Size, training: bool) -> Sequence[Contender]:
         Contender(name=name, make=partial(make_layer, build, size, training), tokens=size.tokens, ours=False)
         for name, build in builders.items()
     ]
+
+
+def gpu_layers(size: Size, training: bool) -> Sequence[Contender]:
+    """Those that are made for GPUs, or have the same granularity."""
+    return [contender for contender in layers(size, training) if contender.name in (DELTANET, PER_TOKEN)]
 
 
 def models(setting: Setting) -> Sequence[Contender]:
@@ -70,7 +76,7 @@ def models(setting: Setting) -> Sequence[Contender]:
 def make_layer(build: Callable[[Size], nn.Module], size: Size, training: bool) -> Work:
     """A layer [B, T, D] -> [B, T, D] on random inputs."""
     torch.manual_seed(0)
-    layer, x = build(size).to(best_device()), layer_input(size)
+    layer, x = build(size).to(best_device(), size.dtype), layer_input(size)
 
     def forward() -> Tensor:
         found = layer(x)

@@ -5,6 +5,7 @@ only. What an interrupt leaves is the last complete file.
 
     python benchmarks/performance.py                        (everything: make bench)
     python benchmarks/performance.py memory --threads 1
+    python benchmarks/performance.py gpu                    (on a machine with a CUDA GPU: make bench-gpu)
 """
 
 import argparse
@@ -13,19 +14,22 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import peers
+import torch
 from performance_page import HEADLINES, render
 
 from titans.bench.figure import draw
 from titans.bench.results import Measurements, measure
-from titans.bench.subjects import SUBJECTS, contests
+from titans.bench.subjects import GPU, SUBJECTS, contests
 from titans.bench.table import show
 from titans.cli.findings import machine
 from titans.files import read_json, write_json, write_text
 
+ALL = (*SUBJECTS, GPU)
+
 
 def publish(found: dict[str, Measurements], out: Path, page: Path) -> None:
     """Writes numbers, picture and page."""
-    ordered = {subject: found[subject] for subject in SUBJECTS if subject in found}
+    ordered = {subject: found[subject] for subject in ALL if subject in found}
     picture = out.with_suffix(".svg")
     shown = [outcome for each in ordered.values() for outcome in each.outcomes if outcome.title.startswith(HEADLINES)]
     write_json(out, {subject: each.to_dict() for subject, each in ordered.items()})
@@ -45,15 +49,17 @@ def earlier(out: Path) -> dict[str, Measurements]:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("subjects", nargs="*", metavar="SUBJECT", help=f"some of {', '.join(SUBJECTS)}; default: all")
+    parser.add_argument(
+        "subjects", nargs="*", metavar="SUBJECT", help=f"some of {', '.join(ALL)}; default: all but {GPU}"
+    )
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
     parser.add_argument("--out", type=Path, default=Path("docs/results/performance.json"))
     parser.add_argument("--page", type=Path, default=Path("docs/performance.md"))
     parsed = parser.parse_args()
-    if unknown := set(parsed.subjects) - set(SUBJECTS):
-        parser.error(f"there is no subject {', '.join(sorted(unknown))}; choose from {', '.join(SUBJECTS)}")
+    if unknown := set(parsed.subjects) - set(ALL):
+        parser.error(f"there is no subject {', '.join(sorted(unknown))}; choose from {', '.join(ALL)}")
     if parsed.rounds < 1 or min(parsed.threads) < 1:
         parser.error("--rounds and --threads must be at least 1")
     return parsed
@@ -61,6 +67,9 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
+    if GPU in options.subjects and not torch.cuda.is_available():
+        print(f"{GPU}: this machine has no CUDA GPU", file=sys.stderr)
+        raise SystemExit(2)
     found = earlier(options.out)
     settings = f"--threads {' '.join(map(str, options.threads))} --rounds {options.rounds}"
     settings += " --quick" if options.quick else ""
@@ -69,9 +78,16 @@ def main() -> None:
             for subject in options.subjects or SUBJECTS:
                 found[subject] = measure(
                     subject,
-                    contests(subject, Path(folder), quick=options.quick, layers=peers.layers, models=peers.models),
+                    contests(
+                        subject,
+                        Path(folder),
+                        quick=options.quick,
+                        layers=peers.layers,
+                        models=peers.models,
+                        gpu_layers=peers.gpu_layers,
+                    ),
                     rounds=options.rounds,
-                    threads=options.threads,
+                    threads=[1] if subject == GPU else options.threads,
                     peaks=not options.quick,
                     command=f"python benchmarks/performance.py {subject} {settings}",
                     machine=machine(),

@@ -4,10 +4,12 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from peers import COARSEST, LLAMA, MAC, MAMBA, PER_TOKEN, PLAIN_MAC
+from peers import COARSEST, DELTANET, LLAMA, MAC, MAMBA, PER_TOKEN, PLAIN_MAC
 
 from titans.bench.contest import Outcome, Result
+from titans.bench.gpu import names
 from titans.bench.results import Measurements
+from titans.bench.subjects import GPU
 from titans.bench.table import heading, short, to_markdown
 
 HEADLINES = ("layer, forward + backward, D", "training step", "decoding", "reading")
@@ -32,7 +34,7 @@ contenders took turns.
   an optimiser's moments and the libraries' buffers are.
 - **Forward + backward** is the outputs' sum and its gradients, those of the input included. A **training step** is
   forward pass, loss, backward pass, clipping and AdamW, the same for all.
-- float32, random inputs, freshly initialised weights. Nothing here says how well a model learns.
+- float32 (bfloat16 on a GPU), random inputs, freshly initialised weights. Nothing here says how well a model learns.
 
 ## The share of a matrix product
 
@@ -75,6 +77,11 @@ needs less memory.
 
 """
 
+_ON_A_GPU = "## On a GPU"
+_NOT_MEASURED = f"""{_ON_A_GPU}
+
+GPU: not measured. On a machine with a CUDA GPU: `python benchmarks/performance.py gpu` (`make bench-gpu`)."""
+
 _SUBJECTS = {
     "memory": """## The memory alone
 
@@ -89,6 +96,10 @@ From a state in a file, always the same one; 64 tokens a turn. Each session is a
 
 Reading: 2,048 tokens from states of different age. Training: the native layer. Equal tokens/s at every age mean
 constant cost, at every number of rows and every length linear cost.""",
+    GPU: f"""{_ON_A_GPU}
+
+The layer in bfloat16, forward and backward pass, 32,768 tokens a turn. *of matmul* refers to a bfloat16 product of two
+8192 x 8192 matrices; the products of the layer's five projections are counted too, 10 D² a token and direction.""",
 }
 
 
@@ -103,6 +114,8 @@ def render(found: Mapping[str, Measurements], numbers: Path, picture: Path, fold
     for subject, measurements in found.items():
         parts += [_SUBJECTS[subject], _origin(measurements)]
         parts += [f"### {heading(outcome)}\n\n{to_markdown(outcome)}" for outcome in measurements.outcomes]
+    if GPU not in found:
+        parts.append(_NOT_MEASURED)
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -121,6 +134,8 @@ def _ratios(outcome: Outcome) -> Iterator[str]:
     elif outcome.title.startswith("training step"):
         others = (MAC, PLAIN_MAC, "attention", LLAMA, MAMBA)
         pairs = [(own, other) for own in ("mac", "mag") for other in others]
+    elif outcome.title.startswith("GPU layer"):
+        pairs = [(own, other) for own in names() for other in (DELTANET, PER_TOKEN)]
     elif outcome.title.startswith(("layer, ", "decoding", "reading")):
         pairs = [(outcome.results[-1].name, outcome.base)]
     else:

@@ -1,5 +1,6 @@
 """Every test starts from the same random state, on one thread."""
 
+import os
 import signal
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+# The Triton kernels run in Triton's interpreter, which has to be known before anything imports Triton: torch.compile does.
+os.environ["TRITON_INTERPRET"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)  # begun in the background, a process may have none
 
 

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+
 from titans.bench.peak import peak_mb
 from titans.bench.timing import Quartiles, in_turns, matrix_product, quartiles, using_threads
 from titans.training.model import best_device
@@ -49,6 +51,8 @@ class Contest:
     base: str
     """the contender that ratios refer to"""
     contenders: tuple[Contender, ...]
+    products: torch.dtype = torch.float32
+    """of the matrix product that rates are compared with"""
 
     @property
     def counted(self) -> bool:
@@ -103,7 +107,7 @@ def hold(contest: Contest, *, rounds: int, threads: int, peaks: bool, progress: 
     Args:
         peaks: measure memory too, which begins a process for each contender.
     """
-    flops, product = matrix_product(best_device())
+    flops, product = matrix_product(best_device(), contest.products)
     with using_threads(threads):
         seconds, parameters, problems = _take_turns(contest, product, rounds, progress)
     results = []

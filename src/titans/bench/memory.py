@@ -46,6 +46,7 @@ class Size:
     expansion: int
     C: int = 16
     depth: int = 2
+    dtype: torch.dtype = torch.float32
 
     @property
     def h(self) -> int:
@@ -160,7 +161,7 @@ def make_layer(backend: Backend, size: Size, training: bool) -> Work:
     """`NeuralMemory` on random inputs."""
     torch.manual_seed(0)
     config = MemoryConfig(num_heads=size.H, depth=size.depth, expansion=size.expansion, chunk_size=size.C)
-    memory = NeuralMemory(size.dim, config).to(best_device())
+    memory = NeuralMemory(size.dim, config).to(best_device(), size.dtype)
     x = layer_input(size)
 
     def forward() -> Tensor:
@@ -171,7 +172,7 @@ def make_layer(backend: Backend, size: Size, training: bool) -> Work:
 
 def layer_input(size: Size) -> Tensor:
     """[B, T, D] with a gradient, as of the layer below."""
-    return torch.randn(size.B, size.T, size.dim, device=best_device(), requires_grad=True)
+    return torch.randn(size.B, size.T, size.dim, device=best_device(), dtype=size.dtype, requires_grad=True)
 
 
 def trained(forward: Callable[[], Tensor]) -> Callable[[], None]:

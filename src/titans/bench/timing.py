@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-MATRIX_SIZE = 1024
+MATRIX_SIZE, GPU_MATRIX_SIZE = 1024, 8192  # large enough to occupy either
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,8 @@ def in_turns(
     return seconds
 
 
-def matrix_product(device: torch.device) -> tuple[int, Callable[[], object]]:
-    """Operations (a multiplication and an addition are two) of a large float32 matrix product, and the product."""
-    matrix = torch.randn(MATRIX_SIZE, MATRIX_SIZE, device=device)
-    return 2 * MATRIX_SIZE**3, lambda: matrix @ matrix
+def matrix_product(device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[int, Callable[[], object]]:
+    """Operations (a multiplication and an addition are two) of a large matrix product, and the product."""
+    size = MATRIX_SIZE if device.type == "cpu" else GPU_MATRIX_SIZE
+    matrix = torch.randn(size, size, device=device, dtype=dtype)
+    return 2 * size**3, lambda: matrix @ matrix

@@ -1,7 +1,8 @@
-"""The neural memory: definition (`reference`), dual form (`chunked`; `native` in C), one-token form, and the layer."""
+"""The neural memory: definition (`reference`), dual form (`chunked`; in C, in Triton), one-token form, the layer."""
 
 from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig
+from titans.memory.kernels.gpu import triton_titans
 from titans.memory.kernels.native import native_titans
 from titans.memory.layer import NeuralMemory
 from titans.memory.networks import MemoryNetwork, Norm
@@ -19,4 +20,5 @@ __all__ = [
     "native_titans",
     "recurrent_titans",
     "reference_titans",
+    "triton_titans",
 ]

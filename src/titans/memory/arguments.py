@@ -1,4 +1,4 @@
-"""What all forms of the memory operation (reference, chunked, recurrent, native) have in common: their arguments.
+"""What all forms of the memory operation (reference, chunked, native, triton, recurrent) have in common: arguments.
 
 Shapes, for B rows, T tokens, H heads, head dimension d, L memory layers:
 
@@ -52,10 +52,12 @@ class Call:
     guard_limit: float | None
     mask: Tensor | None
     reset: Tensor | None
+    given_dtype: torch.dtype
+    """of q as the caller gave it: how precise a kernel's products need be"""
 
 
 class MemoryOperation(Protocol):
-    """Signature shared by `reference_titans`, `chunk_titans`, `recurrent_titans` and `native_titans`."""
+    """Signature shared by `reference_titans`, `chunk_titans`, `recurrent_titans`, `native_titans`, `triton_titans`."""
 
     def __call__(
         self,
@@ -207,6 +209,7 @@ def _check(
         guard_limit=guard_limit,
         mask=mask,
         reset=reset,
+        given_dtype=q.dtype,
     )
 
 

@@ -13,6 +13,7 @@ from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig
 from titans.memory.convolution import causal_convolution, convolution_weight, finished, tie_keys_to_queries
 from titans.memory.gates import FORGET_MARGIN, MAX_FORGET, STEP_MARGIN
+from titans.memory.kernels import gpu
 from titans.memory.kernels.native import native_titans, unsupported
 from titans.memory.kernels.short_convolution import Finish
 from titans.memory.kernels.step import OUTPUT_EPSILON, Parameters, Projections, Workspace, native_step_
@@ -23,12 +24,13 @@ from titans.memory.recurrent import recurrent_titans
 from titans.memory.reference import reference_titans
 from titans.memory.state import MemoryState
 
-Backend = Literal["auto", "reference", "chunked", "recurrent", "native"]
+Backend = Literal["auto", "reference", "chunked", "recurrent", "native", "triton"]
 _OPERATIONS: dict[str, MemoryOperation] = {
     "reference": reference_titans,
     "chunked": chunk_titans,
     "recurrent": recurrent_titans,
     "native": native_titans,
+    "triton": gpu.triton_titans,
 }
 # The memory begins as good as empty: what it is not yet sure of should not have to be unlearned first.
 LAST_LAYER_SCALE = 0.02
@@ -87,8 +89,8 @@ class NeuralMemory(nn.Module):
             mask: [B, T], 0 where a token is absent: no write, no decay, no momentum, no convolution step.
             reset: [B, T], 1 where a new document begins (ignored where the token is absent).
             backend: "chunked" to train and to read long inputs, "native" for the same in compiled code on a processor,
-                "recurrent" for single tokens, "reference" for the definition; "auto" takes "recurrent" for one token
-                and otherwise "native" where it can be had, else "chunked".
+                "triton" on a GPU, "recurrent" for single tokens, "reference" for the definition; "auto" takes
+                "recurrent" for one token and otherwise "native" or "triton" where it can be had, else "chunked".
 
         Returns:
             y [B, T, dim], zero where a token is absent, and the state after the last token.
@@ -120,12 +122,15 @@ class NeuralMemory(nn.Module):
             reset = reset & mask
         position = document_positions(state.position, x.shape[1], mask, reset)
 
-        (q, k, v), tail = self._convolve(self.project_qkv(x), self.conv_weight, state.tail, position, mask, reset)
+        projected = self.project_qkv(x)
+        (q, k, v), tail = self._convolve(projected, self.conv_weight, state.tail, position, mask, reset)
         g, log_eta, theta = self.gates(x)
         if backend == "auto":
             backend = self._fastest(x)
         if backend not in _OPERATIONS:
             raise ValueError(f"backend is {backend!r}; it must be auto, {', '.join(_OPERATIONS)}")
+        if backend == "triton":  # its products are as precise as the projections: bfloat16 in a bfloat16 layer
+            q, k, v = (part.to(projected.dtype) for part in (q, k, v))
         reads, after = _OPERATIONS[backend](
             q,
             k,
@@ -274,6 +279,9 @@ class NeuralMemory(nn.Module):
         if x.shape[1] == 1:
             return "recurrent"
         config = self.config
+        if x.device.type == "cuda":
+            asked = (self.network.depth, self.network.head_dim, config.chunk_size, config.gate_granularity)
+            return "chunked" if gpu.unsupported(x.device, self._state_dtype, *asked) else "triton"
         return "chunked" if unsupported(x.device, config.chunk_size, config.gate_granularity) else "native"
 
     def _check(self, x: Tensor, mask: Tensor | None, reset: Tensor | None) -> None:

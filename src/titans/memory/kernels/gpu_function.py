@@ -1,0 +1,210 @@
+"""The Triton kernels as one function of autograd (gpu.py). Importing this imports triton.
+
+Letters: B rows, R rounds, H heads, d head dimension, h hidden width, C chunk length, L memory layers.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from titans.memory.gates import MOMENTUM_SHARE
+from titans.memory.kernels.gpu_tuning import TUNED, deep_backward, deep_forward, linear_backward, linear_forward
+
+_SINGLE = ("q", "k", "v", "kept", "carried", "write", "push", "survival", "gamma", "beta")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the kernels must know besides the tensors that have gradients."""
+
+    rows: int
+    rounds: int
+    heads: int
+    head_dim: int
+    hidden: int
+    chunk: int
+    depth: int
+    momentum: bool
+    activation: str
+    max_slope: float
+    limit: float
+    """of the guard; 0 for none"""
+    precision: str
+    """`P` of the kernels"""
+    strain: Tensor
+    drift: Tensor | None
+    pending: Tensor
+    """[B, H, L]"""
+    slope: Tensor
+    """of the chunk that was open before [B, H, C]"""
+    full: Tensor
+    """[R, B] uint8, as the next"""
+    fresh: Tensor | None
+    filled_before: Tensor | None
+    """slots that earlier calls filled, by round [R, B] int32"""
+    filled_after: Tensor | None
+    """slots of the chunk that stays open [B] int32; None if all are full"""
+
+    def layers(self, tensors: Sequence[Any]) -> list[tuple[Any, ...]]:
+        """Cut into groups of one tensor per memory layer."""
+        return [tuple(tensors[i : i + self.depth]) for i in range(0, len(tensors), self.depth)]
+
+    def name(self, tensors: Sequence[Tensor | None]) -> dict[str, Any]:
+        """The arguments that have gradients by name; tuples of one per memory layer."""
+        layered = ["w_fresh", "w", "s", "x_before", "e_before"]
+        if not self.momentum:
+            layered.remove("s")
+        groups = self.layers(tensors[len(_SINGLE) :])
+        return {**dict(zip(_SINGLE, tensors, strict=False)), **dict(zip(layered, groups, strict=True))}
+
+    def groups(self, differentiable: bool) -> list[tuple[int, int]]:
+        """First round of each group and the one after its last."""
+        size = max(1, math.isqrt(self.rounds)) if differentiable else self.rounds
+        return [(begin, min(begin + size, self.rounds)) for begin in range(0, self.rounds, size)]
+
+    def launch(self, forward: bool, begin: int, end: int, stride: int, **tensors: Any) -> None:
+        """Runs some rounds. tensors: the kernel's by name, tuples of one per memory layer; None for an unused one."""
+        deep = self.depth == 2
+        arguments: dict[str, Any] = {}
+        for name, value in tensors.items():
+            if isinstance(value, tuple):
+                letter, _, rest = name.partition("_")
+                names = [f"{letter}{layer + 1}" if deep else letter for layer in range(self.depth)]
+                arguments |= {f"{first}_{rest}" if rest else first: x for first, x in zip(names, value, strict=True)}
+            else:
+                arguments[name] = value
+        arguments |= {
+            "full": self.full,
+            "fresh": self.fresh,
+            "filled_before": self.filled_before,
+            "filled_after": self.filled_after,
+            "stride": stride * self.rows * self.heads,
+            "begin": begin,
+            "end": end,
+            "B": self.rows,
+            "R": self.rounds,
+            "H": self.heads,
+            "D": self.head_dim,
+            "C": self.chunk,
+            "BD": padded(self.head_dim),
+            "BC": padded(self.chunk),
+            "P": self.precision,
+            "MOMENTUM": self.momentum,
+            "FRESH": self.fresh is not None,
+            "BEFORE": self.filled_before is not None,
+            "AFTER": self.filled_after is not None,
+        }
+        if forward:
+            arguments |= {"strain": self.strain, "drift": self.drift, "LIMIT": self.limit, "SHARE": MOMENTUM_SHARE}
+        if deep:
+            arguments |= {"HIDDEN": self.hidden, "ACT": self.activation, "NORM": tensors["gamma"] is not None}
+        if deep and forward:
+            gamma: Tensor | None = tensors["gamma"]
+            largest = None if gamma is None else gamma.detach().abs().amax(-1)
+            arguments |= {"largest": largest, "slope_before": self.slope, "MAX_SLOPE": self.max_slope}
+        kernel = (deep_forward if deep else linear_forward) if forward else (deep_backward if deep else linear_backward)
+        names = set(kernel.arg_names) - set(TUNED)
+        unused = self.full  # any pointer
+        given = {name: unused if (x := arguments.get(name)) is None else x for name in names}
+        kernel[(self.rows * self.heads,)](**given)
+
+
+def padded(size: int) -> int:
+    """To what a matrix product takes."""
+    return max(16, 1 << (size - 1).bit_length())
+
+
+class ChunkLoop(torch.autograd.Function):
+    """All rounds of all rows and heads."""
+
+    @staticmethod
+    def forward(ctx: Any, job: Job, differentiable: bool, *tensors: Tensor | None) -> tuple[Tensor, ...]:
+        named = job.name(tensors)
+        q: Tensor = named["q"]
+        y, pending, slope = torch.empty_like(q), job.pending.clone(), torch.zeros_like(job.slope)
+        state = {"w": _clones(named["w"])}
+        if job.momentum:
+            state["s"] = _clones(named["s"])
+        opened = {f"{name}_after": tuple(map(torch.zeros_like, named[f"{name}_before"])) for name in ("x", "e")}
+        divisors = slope.new_empty(job.rounds, job.rows, job.heads, 2, job.chunk)
+        starts = []
+        for begin, end in job.groups(differentiable):
+            if differentiable:
+                starts.append({name: _clones(x) for name, x in state.items()})
+            job.launch(
+                True,
+                begin,
+                end,
+                0,
+                **(named | state | opened),
+                y=y,
+                pending=pending,
+                divisors=divisors,
+                slope_after=slope,
+                REPLAY=False,
+            )
+        ctx.job, ctx.starts, ctx.divisors = job, starts, divisors
+        ctx.save_for_backward(*tensors)
+        ctx.mark_non_differentiable(pending, slope)
+        return y, pending, slope, *(x for group in (*state.values(), *opened.values()) for x in group)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor, *ends: Tensor) -> tuple[Tensor | None, ...]:
+        job: Job = ctx.job
+        named = job.name(ctx.saved_tensors)
+        groups = job.groups(True)
+        most = groups[0][1]
+        weights, *momentum, dx_after, de_after = job.layers([x.contiguous() for x in ends[2:]])
+
+        def per_round(x: Tensor) -> Tensor:
+            return x.new_empty(most + 1, *x.shape)
+
+        def per_row(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.new_zeros(job.rows, *x.shape)
+
+        states = {name: tuple(map(per_round, x)) for name, x in ctx.starts[0].items()}
+        room = {
+            "record": ctx.divisors.new_empty(most, job.rows, job.heads, 4, job.chunk, job.head_dim),
+            "scores": ctx.divisors.new_empty(most, job.rows, job.heads, job.chunk, job.chunk),
+            "left": ctx.divisors.new_empty(job.rows, job.heads, 3, job.chunk, job.hidden),
+        }
+        updated: dict[str, Any] = {"dw": _clones(weights), "dgamma": per_row(named["gamma"])}
+        updated |= {"dbeta": per_row(named["beta"])}
+        if momentum:
+            updated["ds"] = _clones(momentum[0])
+        if job.fresh is not None:
+            updated["dw_fresh"] = tuple(map(per_row, named["w_fresh"]))
+        found = {f"d{name}": None if (x := named[name]) is None else torch.empty_like(x) for name in _SINGLE[:-2]}
+        found |= {f"d{name}": tuple(map(torch.zeros_like, named[name])) for name in ("x_before", "e_before")}
+        given = {"dy": dy.contiguous(), "dx_after": dx_after, "de_after": de_after}
+        for (begin, end), start in zip(reversed(groups), reversed(ctx.starts), strict=True):
+            for name, tensors in start.items():
+                for slots, x in zip(states[name], tensors, strict=True):
+                    slots[0].copy_(x)
+            shared = named | states | room | {"divisors": ctx.divisors}
+            job.launch(True, begin, end, 1, **shared, REPLAY=True)
+            job.launch(False, begin, end, 1, **shared, **given, **found, **updated)
+        gradients: dict[str, Any] = found | updated
+        gradients["dgamma"], gradients["dbeta"] = (_of_rows(gradients[name]) for name in ("dgamma", "dbeta"))
+        if job.fresh is not None:
+            gradients["dw_fresh"] = tuple(map(_of_rows, gradients["dw_fresh"]))
+        flat = []
+        for name, x in named.items():
+            gradient = gradients.get(f"d{name}")
+            flat += gradient or [None] * job.depth if isinstance(x, tuple) else [gradient]
+        return None, None, *flat
+
+
+def _clones(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.clone() for x in tensors)
+
+
+def _of_rows(x: Tensor | None) -> Tensor | None:
+    """A parameter's gradient from those of the rows."""
+    return None if x is None else x.sum(0)
