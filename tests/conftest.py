@@ -8,7 +8,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
-# The Triton kernels run in Triton's interpreter, which has to be known before anything imports Triton: torch.compile does.
+# Triton kernels run in its interpreter, which has to be known before anything imports it: torch.compile does.
 os.environ["TRITON_INTERPRET"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)  # begun in the background, a process may have none
 
