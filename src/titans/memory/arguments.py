@@ -32,7 +32,6 @@ import torch
 from torch import Tensor
 
 from titans.memory.gates import Gates
-from titans.memory.layout import Layout
 from titans.memory.networks import MemoryNetwork, Norm
 from titans.memory.state import MemoryState
 
@@ -118,11 +117,6 @@ def memory_operation(run: Callable[[Call], tuple[Tensor, MemoryState]]) -> Memor
     operation.__name__ = operation.__qualname__ = run.__name__.lstrip("_")
     operation.__doc__ = run.__doc__
     return operation
-
-
-def arrange_gates(gates: Gates, layout: Layout) -> Gates:
-    """Gates [B, T, H, ·] -> [R, B, H, C, ·]."""
-    return gates.map(lambda x: layout.arrange(x).transpose(2, 3))
 
 
 def _check(

@@ -16,9 +16,9 @@ from operator import itemgetter
 import torch
 from torch import Tensor
 
-from titans.memory.arguments import Call, arrange_gates, memory_operation
+from titans.memory.arguments import Call, memory_operation
 from titans.memory.gates import Decay, Divisors, Gates, decays, divisors, next_pending
-from titans.memory.layout import layout
+from titans.memory.layout import Layout, layout
 from titans.memory.networks import MemoryNetwork, Norm, Surprise
 from titans.memory.state import MemoryState
 
@@ -33,11 +33,7 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
         return call.q, state
     plan = layout(state.position, length, state.chunk_size, call.mask, call.reset)
     q, k, v = (plan.arrange(x).transpose(2, 3).unbind() for x in (call.q, call.k, call.v))  # R of [B, H, C, d]
-    gates = arrange_gates(call.gates, plan)
-    if plan.old is not None:
-        slots = plan.old[:, :, None, :, None]  # [R, B, 1, C, 1]
-        gates = open_gates(state).merge(gates, lambda old, new: torch.where(slots, old, new))
-
+    gates = chunk_gates(call, plan)
     widths = [d_in for d_in, _ in network.layer_dims]
     channel_wise = gates.g.shape[-1] not in (1, network.depth)
     all_decays = None if channel_wise else list(zip(*(x.unbind() for x in decays(gates, widths)), strict=True))
@@ -81,6 +77,15 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
 
 
 chunk_titans = memory_operation(_chunk_titans)
+
+
+def chunk_gates(call: Call, plan: Layout) -> Gates:
+    """The gates of every chunk [R, B, H, C, ·], those that the open chunk kept among them."""
+    gates = call.gates.map(lambda x: plan.arrange(x).transpose(2, 3))
+    if plan.old is None:
+        return gates
+    slots = plan.old[:, :, None, :, None]  # [R, B, 1, C, 1]
+    return open_gates(call.state).merge(gates, lambda old, new: torch.where(slots, old, new))
 
 
 def open_gates(state: MemoryState) -> Gates:

@@ -12,6 +12,7 @@ The formula is written out by hand because it must run inside activation checkpo
 """
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,6 +47,11 @@ class Surprise(NamedTuple):
     inputs: tuple[Tensor, ...]
     errors: tuple[Tensor, ...]
     slope: Tensor
+
+
+def by_layer(tensors: Sequence[Any], depth: int) -> list[tuple[Any, ...]]:
+    """Cut into groups of one tensor per memory layer."""
+    return [tuple(tensors[i : i + depth]) for i in range(0, len(tensors), depth)]
 
 
 @dataclass(frozen=True)

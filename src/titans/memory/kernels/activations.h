@@ -27,7 +27,7 @@ INLINE void activation(long kind, V z, V *value, V *slope, V *curvature) {
         *slope = phi + z * bell;
         *curvature = bell * (2 - z * z);
     } else if (kind == SILU) {
-        V s = 1 / (1 + exponential(-z));
+        V s = logistic(z);
         *value = z * s;
         *slope = s * (1 + z * (1 - s));
         *curvature = s * (1 - s) * (2 + z * (1 - 2 * s));

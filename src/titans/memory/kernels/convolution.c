@@ -10,7 +10,6 @@
 
 #define MAX_TAPS 16
 #define MAX_PARTS 3
-#define SHORTEST ((real)1e-12)  /* as torch's normalize */
 
 /* The arguments, in the order of `_Arguments` in short_convolution.py. Contiguous arrays. */
 typedef struct {
@@ -35,20 +34,6 @@ INLINE V taps(const Call *call, real *const from[], long c) {
     return z;
 }
 
-INLINE real dot(const real *x, const real *y, long n) {
-    V total = {0};
-    long i = 0;
-    for (; i + LANES <= n; i += LANES) total += load(x + i) * load(y + i);
-    real rest = sum(total);
-    for (; i < n; i++) rest += x[i] * y[i];
-    return rest;
-}
-
-INLINE real length(const real *x, long n) {
-    real square = dot(x, x, n), root = sizeof(real) == 4 ? sqrtf(square) : sqrt(square);
-    return root > SHORTEST ? root : SHORTEST;
-}
-
 static void forward(const Call *call, long b) {
     const int64_t *position = call->position ? call->position + b * call->T : NULL;
     real *x = (real *)call->x + b * call->T * call->D, *tail = (real *)call->tail + b * (call->J - 1) * call->D;
@@ -60,7 +45,7 @@ static void forward(const Call *call, long b) {
             real *y = call->y[p] + (b * call->T + t) * width;
             for (long c = 0; c < width; c += LANES) {
                 V z = taps(call, from, p * width + c);
-                if (call->silu) z /= 1 + exponential(-z);
+                if (call->silu) z *= logistic(z);
                 store(y + c, z);
             }
             for (long c = 0; c < width && p < call->unit; c += call->d) {
@@ -86,14 +71,14 @@ static void backward(const Call *call, long b, real *row) {
         for (long p = 0; p < call->P; p++) {
             const real *dy = call->dy[p] + (b * call->T + t) * width;
             for (long c = 0; c < width && call->silu; c += LANES) {
-                V z = taps(call, from, p * width + c), s = 1 / (1 + exponential(-z));
+                V z = taps(call, from, p * width + c), s = logistic(z);
                 store(value + c, z * s), store(slope + c, s * (1 + z * (1 - s)));
             }
             if (p < call->unit) {
                 for (long c = 0; c < width && !call->silu; c += LANES) store(value + c, taps(call, from, p * width + c));
                 for (long c = 0; c < width; c += call->d) {
                     real norm = length(value + c, call->d), scale = 1 / norm;
-                    real along = norm > SHORTEST ? dot(dy + c, value + c, call->d) * scale * scale : 0;
+                    real along = norm > (real)1e-12 ? dot(dy + c, value + c, call->d) * scale * scale : 0;
                     for (long i = 0; i < call->d; i++) dvalue[c + i] = (dy[c + i] - value[c + i] * along) * scale;
                 }
                 dy = dvalue;

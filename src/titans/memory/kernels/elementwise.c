@@ -21,8 +21,6 @@ typedef struct {
     real *dx, *dw, *dgate;           /* as x; of each job [jobs, D]; as gate */
 } Call;
 
-INLINE V sigmoid(V x) { return 1 / (1 + exponential(-x)); }
-
 /* Vectors of a row, the last one perhaps shorter: BODY(i, V read(p), void write(p, v)) */
 INLINE V read_part(const real *x, long n) {
     V v = {0};
@@ -49,7 +47,7 @@ static void norm(const Call *call, long row) {
     real *y = call->y + row * call->D, r = inverse_rms(call, x);
     EVERY_VECTOR(call->D) {
         V v = READ(x) * r * READ(call->w);
-        if (gate) { V g = READ(gate); v *= g * sigmoid(g); }
+        if (gate) { V g = READ(gate); v *= g * logistic(g); }
         WRITE(y, v);
     }
 }
@@ -62,7 +60,7 @@ static void norm_backward(const Call *call, long row, real *dw) {
     EVERY_VECTOR(call->D) {
         V d = READ(dy), v = READ(x), w = READ(call->w);
         if (gate) {
-            V g = READ(gate), s = sigmoid(g);
+            V g = READ(gate), s = logistic(g);
             WRITE(call->dgate + row * call->D, d * v * r * w * s * (1 + g * (1 - s)));
             d *= g * s;
         }
@@ -79,7 +77,7 @@ static void swiglu(const Call *call, long row) {
     real *y = call->y + row * call->D;
     EVERY_VECTOR(call->D) {
         V v = READ(a);
-        WRITE(y, v * sigmoid(v) * READ(b));
+        WRITE(y, v * logistic(v) * READ(b));
     }
 }
 
@@ -87,7 +85,7 @@ static void swiglu_backward(const Call *call, long row) {
     const real *a = call->x + row * 2 * call->D, *b = a + call->D, *dy = call->dy + row * call->D;
     real *da = call->dx + row * 2 * call->D, *db = da + call->D;
     EVERY_VECTOR(call->D) {
-        V v = READ(a), d = READ(dy), s = sigmoid(v);
+        V v = READ(a), d = READ(dy), s = logistic(v);
         WRITE(da, d * READ(b) * s * (1 + v * (1 - s)));
         WRITE(db, d * v * s);
     }

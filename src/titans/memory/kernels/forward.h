@@ -233,8 +233,8 @@ static void read_layer(Work *w, long l, const real *x) {
     product_to(rest, w->zr[l], P, w->e[l], P, 1, w->square1, P, w->out[l], w->C, P);
 }
 
-/* y = M_{W_t}(q_t) (`read` of chunked.py). What the layers made of the queries is kept where there is room, or with
-   `again` taken from there. */
+/* y = M_{W_t}(q_t) (`read` of chunked.py). What the layers made of the queries is kept where there is room; with `again`
+   it is taken from there, and all but y is made. */
 static void read_out(Work *w, int again) {
     const Call *call = w->call;
     long P = w->P, last = w->L - 1;
@@ -255,10 +255,11 @@ static void read_out(Work *w, int again) {
         }
     }
     if (w->L == 1) {
-        memcpy(w->y, w->zr[0], w->d * P * sizeof(real));
+        if (!again) memcpy(w->y, w->zr[0], w->d * P * sizeof(real));
         return;
     }
     normalise(w, w->zr[last], w->runit, w->rinverse);
+    if (again) return;
     for (long f = 0; f < w->d; f++) {
         real scale = call->norm ? call->gamma[w->h * w->d + f] : 1, shift = call->norm ? call->beta[w->h * w->d + f] : 0;
         for (long t = 0; t < P; t += LANES)

@@ -15,11 +15,11 @@ import os
 import torch
 from torch import Tensor
 
-from titans.memory.arguments import Call, arrange_gates, memory_operation
-from titans.memory.chunked import open_gates
+from titans.memory.arguments import Call, memory_operation
+from titans.memory.chunked import chunk_gates
 from titans.memory.gates import Gates, decays
 from titans.memory.layout import Layout, layout
-from titans.memory.networks import MAX_SLOPE
+from titans.memory.networks import MAX_SLOPE, by_layer
 from titans.memory.state import MemoryState
 
 MAX_CHUNK, MAX_HEAD_DIM = 64, 64  # wider heads spill most of what they hold (docs/lab-log.md)
@@ -64,10 +64,7 @@ def _triton_titans(call: Call) -> tuple[Tensor, MemoryState]:
     from titans.memory.kernels.gpu_function import ChunkLoop, Job
 
     plan = layout(state.position, length, state.chunk_size, call.mask, call.reset)
-    gates = arrange_gates(call.gates, plan)
-    if plan.old is not None:
-        slots = plan.old[:, :, None, :, None]  # [R, B, 1, C, 1]
-        gates = open_gates(state).merge(gates, lambda old, new: torch.where(slots, old, new))
+    gates = chunk_gates(call, plan)
     sums, strain, drift = _sums(gates, [d_in for d_in, _ in network.layer_dims])
 
     rows, _, heads, head_dim = call.q.shape
@@ -105,7 +102,7 @@ def _triton_titans(call: Call) -> tuple[Tensor, MemoryState]:
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     results = ChunkLoop.apply(job, differentiable, *tensors)  # pyright: ignore[reportArgumentType]
     y, pending, slope, *layered = results
-    weights, *momentum, inputs, errors = job.layers(layered)
+    weights, *momentum, inputs, errors = by_layer(layered, network.depth)
     empty = torch.arange(plan.unit, device=fill.device) >= fill.unsqueeze(1)  # all, where the last chunk is full
     return plan.restore(y.transpose(0, 1), length), state.replace(
         position=plan.end,

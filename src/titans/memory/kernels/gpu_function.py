@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from titans.memory.gates import MOMENTUM_SHARE
 from titans.memory.kernels.gpu_tuning import TUNED, deep_backward, deep_forward, linear_backward, linear_forward
+from titans.memory.networks import by_layer
 
 _SINGLE = ("q", "k", "v", "kept", "carried", "write", "push", "survival", "gamma", "beta")
 
@@ -50,16 +51,12 @@ class Job:
     filled_after: Tensor | None
     """slots of the chunk that stays open [B] int32; None if all are full"""
 
-    def layers(self, tensors: Sequence[Any]) -> list[tuple[Any, ...]]:
-        """Cut into groups of one tensor per memory layer."""
-        return [tuple(tensors[i : i + self.depth]) for i in range(0, len(tensors), self.depth)]
-
     def name(self, tensors: Sequence[Tensor | None]) -> dict[str, Any]:
         """The arguments that have gradients by name; tuples of one per memory layer."""
         layered = ["w_fresh", "w", "s", "x_before", "e_before"]
         if not self.momentum:
             layered.remove("s")
-        groups = self.layers(tensors[len(_SINGLE) :])
+        groups = by_layer(tensors[len(_SINGLE) :], self.depth)
         return {**dict(zip(_SINGLE, tensors, strict=False)), **dict(zip(layered, groups, strict=True))}
 
     def groups(self, differentiable: bool) -> list[tuple[int, int]]:
@@ -160,7 +157,7 @@ class ChunkLoop(torch.autograd.Function):
         named = job.name(ctx.saved_tensors)
         groups = job.groups(True)
         most = groups[0][1]
-        weights, *momentum, dx_after, de_after = job.layers([x.contiguous() for x in ends[2:]])
+        weights, *momentum, dx_after, de_after = by_layer([x.contiguous() for x in ends[2:]], job.depth)
 
         def per_round(x: Tensor) -> Tensor:
             return x.new_empty(most + 1, *x.shape)

@@ -22,7 +22,7 @@ from titans.memory.chunked import open_gates
 from titans.memory.gates import MOMENTUM_SHARE, Gates
 from titans.memory.kernels.build import compiled, fields, run_in_threads, unavailable
 from titans.memory.layout import Layout, layout, take
-from titans.memory.networks import MAX_SLOPE
+from titans.memory.networks import MAX_SLOPE, by_layer
 from titans.memory.state import MemoryState
 
 MAX_LAYERS, MAX_CHUNK = 4, 1024
@@ -89,7 +89,7 @@ def _native_titans(call: Call) -> tuple[Tensor, MemoryState]:
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     results = _Native.apply(shape, differentiable, *tensors)  # pyright: ignore[reportArgumentType]
     y, pending, slope, *layered = results
-    weights, *momentum, inputs, errors = _layers(layered, network.depth)
+    weights, *momentum, inputs, errors = by_layer(layered, network.depth)
     return y, state.replace(
         position=plan.end,
         weights=weights,
@@ -192,13 +192,8 @@ class _Shape:
         """The arguments that have gradients by their names in the kernel; tuples of one per memory layer."""
         single = ["q", "k", "v", "keep", "eta", "theta", "gamma", "beta", "keep_old", "eta_old", "theta_old"]
         layered = ["w0", "w", "s", "a_old", "e_old"] if self.momentum else ["w0", "w", "a_old", "e_old"]
-        groups = _layers(tensors[len(single) :], self.depth)
+        groups = by_layer(tensors[len(single) :], self.depth)
         return {**dict(zip(single, tensors, strict=False)), **dict(zip(layered, groups, strict=True))}
-
-
-def _layers(tensors: Sequence[Any], depth: int) -> list[tuple[Any, ...]]:
-    """Cut into groups of one tensor per memory layer."""
-    return [tuple(tensors[i : i + depth]) for i in range(0, len(tensors), depth)]
 
 
 class _Native(torch.autograd.Function):
@@ -237,7 +232,7 @@ class _Native(torch.autograd.Function):
         shape: _Shape = ctx.shape
         named = shape.name(ctx.saved_tensors)
         names = ["dw_end", "ds_end", "da_open", "de_open"] if shape.momentum else ["dw_end", "da_open", "de_open"]
-        given = dict(zip(names, _layers([x.contiguous() for x in ends[2:]], shape.depth), strict=True))
+        given = dict(zip(names, by_layer([x.contiguous() for x in ends[2:]], shape.depth), strict=True))
 
         def room(name: str, x: Any) -> Any:
             """For a gradient; those of parameters get one per row."""

@@ -1,7 +1,5 @@
 /* Matrix products in registers, and transposes. Matrices are row by row, rows padded to whole vectors. */
 
-#define UNROLLED _Pragma("GCC unroll 8")
-
 static long padded(long n) { return (n + LANES - 1) / LANES * LANES; }
 
 /* What is needed of a product p[m][n] = sum_k a[m][k] b[k][n] where tokens only see the past, in whole strips of columns:

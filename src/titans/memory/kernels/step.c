@@ -83,7 +83,7 @@ static void silu(real *x, long count) {
     long i = 0;
     for (; i + LANES <= count; i += LANES) {
         V z = load(x + i);
-        store(x + i, z / (1 + exponential(-z)));
+        store(x + i, z * logistic(z));
     }
     for (; i < count; i++) x[i] = (real)(x[i] * sigmoid(x[i]));
 }
@@ -108,12 +108,11 @@ static void convolve_token(Row *r, long part, real *x) {
 }
 
 static void to_unit_length(real *x, long d) {
-    double length = sqrt((double)dot(x, x, d));
-    real scale = (real)(1 / (length > 1e-12 ? length : 1e-12));
+    real scale = 1 / length(x, d);
     for (long f = 0; f < d; f++) x[f] *= scale;
 }
 
-/* Output norm and gate, in place (`NeuralMemory._output`). */
+/* Output norm and gate, in place (`NeuralMemory.output`). */
 static void finish_output(Row *r, long job, real *y) {
     const Step *step = r->step;
     long d = r->d;

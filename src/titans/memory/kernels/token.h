@@ -48,17 +48,6 @@ typedef struct {
     real *q, *k, *v, *z, *x, *bend[MAX_LAYERS], *zq, *unit, *back, *bound, *next;
 } Row;
 
-static real dot(const real *x, const real *y, long n) {
-    V total[4] = {{0}, {0}, {0}, {0}};
-    long i = 0;
-    for (; i + 4 * LANES <= n; i += 4 * LANES)
-        UNROLLED for (long v = 0; v < 4; v++) total[v] += load(x + i + v * LANES) * load(y + i + v * LANES);
-    for (; i + LANES <= n; i += LANES) total[0] += load(x + i) * load(y + i);
-    real rest = 0;
-    for (; i < n; i++) rest += x[i] * y[i];
-    return rest + sum(total[0] + total[1] + (total[2] + total[3]));
-}
-
 /* out[m] = A[m] . x for the rows of A [M][N]. */
 static void rows_dot(real *out, const real *A, const real *x, long M, long N) {
     for (long m = 0; m < M; m++) out[m] = dot(A + m * N, x, N);

@@ -27,6 +27,21 @@ from titans.memory.kernels.triton_shared import (
 )
 
 
+@triton.jit
+def factors(k, v, weight, x_before, e_before, filled, row, r, head, job, R, H, D: tl.constexpr, C: tl.constexpr,
+            BD: tl.constexpr, BC: tl.constexpr, P: tl.constexpr, BEFORE: tl.constexpr):  # fmt: skip
+    """The chunk's gradients in factors x and e (eq. 12); of `filled` slots those that an earlier call found."""
+    dtype = weight.dtype
+    x = load_tokens(k, row, r, head, R, H, dtype, C, D, BC, BD)
+    e = product(x, weight, P) - load_tokens(v, row, r, head, R, H, dtype, C, D, BC, BD)
+    if BEFORE:
+        c, f = tl.arange(0, BC), tl.arange(0, BD)
+        before = (c < filled)[:, None]
+        x = tl.where(before, load_rows(x_before + job * C * D, c, f, filled, D), x)
+        e = tl.where(before, load_rows(e_before + job * C * D, c, f, filled, D), e)
+    return x, e
+
+
 @triton.jit(do_not_specialize=["stride", "begin", "end", "B", "R", "H"])
 def linear_forward(
     # tokens [B, R, C, H, D], and sums of the gates (triton_shared.py)
@@ -106,13 +121,10 @@ def linear_forward(
             if MOMENTUM:
                 store_matrix(s + state, momentum, f, f, D, D)
 
-        x = load_tokens(k, row, r, head, R, H, dtype, C, D, BC, BD)
-        e = product(x, weight, P) - load_tokens(v, row, r, head, R, H, dtype, C, D, BC, BD)
+        filled = 0
         if BEFORE:
             filled = tl.load(filled_before + r * B + row)
-            before = (c < filled)[:, None]
-            x = tl.where(before, load_rows(x_before + job * OPEN, c, f, filled, D), x)
-            e = tl.where(before, load_rows(e_before + job * OPEN, c, f, filled, D), e)
+        x, e = factors(k, v, weight, x_before, e_before, filled, row, r, head, job, R, H, D, C, BD, BC, P, BEFORE)
 
         # The guard (gates.py).
         following = held
@@ -240,13 +252,10 @@ def linear_backward(
         state = ((r - begin) * stride + job) * D * D
         weight = load_matrix(w + state, f, f, D, D)
         closes = tl.load(full + r * B + row) != 0
-        x = load_tokens(k, row, r, head, R, H, dtype, C, D, BC, BD)
-        e = product(x, weight, P) - load_tokens(v, row, r, head, R, H, dtype, C, D, BC, BD)
+        filled = 0
         if BEFORE:
             filled = tl.load(filled_before + r * B + row)
-            before = (c < filled)[:, None]
-            x = tl.where(before, load_rows(x_before + job * OPEN, c, f, filled, D), x)
-            e = tl.where(before, load_rows(e_before + job * OPEN, c, f, filled, D), e)
+        x, e = factors(k, v, weight, x_before, e_before, filled, row, r, head, job, R, H, D, C, BD, BC, P, BEFORE)
         over_n, over_m = load_line(divisors, at * 2, C, BC), load_line(divisors, at * 2 + 1, C, BC)
         last_n, last_m = tl.where(closes, at_end(over_n, C, BC), 0.0), at_end(over_m, C, BC)
 
@@ -305,6 +314,7 @@ def linear_backward(
         if BEFORE:  # what came from an earlier call is an argument, and ends here
             store_rows(dx_before + job * OPEN, dx, c, f, filled, D)
             store_rows(de_before + job * OPEN, de, c, f, filled, D)
+            before = (c < filled)[:, None]
             dx, de = tl.where(before, 0.0, dx), tl.where(before, 0.0, de)
 
         # The error.

@@ -54,6 +54,26 @@ INLINE V exponential(V x) {
 }
 #endif
 
+INLINE V logistic(V x) { return 1 / (1 + exponential(-x)); }
+
+#define UNROLLED _Pragma("GCC unroll 8")
+static real dot(const real *x, const real *y, long n) {
+    V total[4] = {{0}, {0}, {0}, {0}};
+    long i = 0;
+    for (; i + 4 * LANES <= n; i += 4 * LANES)
+        UNROLLED for (long v = 0; v < 4; v++) total[v] += load(x + i + v * LANES) * load(y + i + v * LANES);
+    for (; i + LANES <= n; i += LANES) total[0] += load(x + i) * load(y + i);
+    real rest = 0;
+    for (; i < n; i++) rest += x[i] * y[i];
+    return rest + sum(total[0] + total[1] + (total[2] + total[3]));
+}
+
+/* L2 norm, never quite 0, as torch's normalize takes it. */
+static real length(const real *x, long n) {
+    double root = sqrt((double)dot(x, x, n));
+    return (real)(root > 1e-12 ? root : 1e-12);
+}
+
 /* x[i][j] = x[j][i] in registers: for every bit of an index, the two off-diagonal quarters change places. */
 #define LOW(i, bit) ((i) & (bit) ? LANES + ((i) ^ (bit)) : (i))
 #define HIGH(i, bit) ((i) & (bit) ? LANES + (i) : (i) | (bit))
