@@ -10,7 +10,7 @@ TIMES = {"one": [1.0, 2.0, 4.0], "two": [4.0, 2.0, 4.0], "matrix product": [0.5,
 @pytest.fixture
 def measured(contest: Contest, progress, monkeypatch: pytest.MonkeyPatch):
     """The contest with times of our choice; the matrix product takes 400 operations."""
-    monkeypatch.setattr(module, "matrix_product", lambda device, dtype: (400, lambda: None))
+    monkeypatch.setattr(module, "matrix_products", lambda device, dtype: (400, lambda: None))
     monkeypatch.setattr(module, "in_turns", lambda works, rounds, tick: {name: TIMES[name] for name in works})
     with progress:
         return hold(contest, rounds=3, threads=1, peaks=False, progress=progress)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from titans.bench.peak import peak_mb
-from titans.bench.timing import Quartiles, in_turns, matrix_product, quartiles, using_threads
+from titans.bench.timing import Quartiles, in_turns, matrix_products, quartiles, using_threads
 from titans.training.model import best_device
 from titans.training.progress import Progress
 
@@ -107,7 +107,7 @@ def hold(contest: Contest, *, rounds: int, threads: int, peaks: bool, progress: 
     Args:
         peaks: measure memory too, which begins a process for each contender.
     """
-    flops, product = matrix_product(best_device(), contest.products)
+    flops, product = matrix_products(best_device(), contest.products)
     with using_threads(threads):
         seconds, parameters, problems = _take_turns(contest, product, rounds, progress)
     results = []

@@ -52,8 +52,11 @@ def test_single_precision_is_close_to_double(depth, activation, new_case, new_pr
         assert (got - want).abs().max() <= 1e-4 * want.abs().max().clamp_min(1e-3), name
 
 
+@pytest.mark.parametrize("openmp", [True, False], ids=["torch's threads", "own threads"])
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_the_number_of_threads_changes_nothing(threads, new_case, new_problem, answer):
+def test_the_number_of_threads_changes_nothing(threads, openmp, new_case, new_problem, answer, monkeypatch):
+    if not openmp:
+        monkeypatch.setattr(build, "openmp", lambda: None)
     problem = new_problem(new_case(40, 16, rows=2, heads=3))
     before = torch.get_num_threads()
     expected = answer(native_titans, problem)

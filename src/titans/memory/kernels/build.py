@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +67,24 @@ def fields(kind: Any, names: str) -> list[tuple[str, Any]]:
     return [(name, kind) for name in names.split()]
 
 
+class _Team(ctypes.Structure):
+    """`Team` of team.h."""
+
+    _fields_ = (
+        ("call", ctypes.c_void_p),
+        *fields(ctypes.c_int64, "jobs"),
+        *fields(ctypes.c_int, "backward failed"),
+        *fields(ctypes.c_void_p, "number size"),
+    )
+
+
 def run_in_threads(
     kernel: ctypes.CDLL, arguments: ctypes.Structure, jobs: int, *, backward: bool, share: bool = True
 ) -> None:
     """Shares independent jobs out over torch's threads; the interpreter's lock is released inside.
+
+    The threads are those that torch's own operations run in, where torch was built with OpenMP: they wait for work
+    without sleeping, and others would have to share the processor with them.
 
     Args:
         share: False for so little work that one thread is done before a second has begun.
@@ -78,13 +93,35 @@ def run_in_threads(
         MemoryError: there is no memory for the kernel's buffers.
     """
     threads = max(1, min(torch.get_num_threads(), jobs)) if share else 1
-    bounds = [jobs * i // threads for i in range(threads + 1)]
-
-    def part(i: int) -> int:
-        return kernel.run(ctypes.byref(arguments), bounds[i], bounds[i + 1], int(backward))
-
-    if any([part(0)] if threads == 1 else list(_pool(threads).map(part, range(threads)))):
+    address = ctypes.addressof(arguments)
+    if threads == 1:
+        failed = kernel.run(address, 0, jobs, int(backward))
+    elif (runtime := openmp()) is not None:
+        parallel, number, size = runtime
+        team = _Team(address, jobs, int(backward), 0, number, size)
+        parallel(kernel.run_share, ctypes.byref(team), threads, 0)
+        failed = team.failed
+    else:
+        bounds = [jobs * i // threads for i in range(threads + 1)]
+        failed = any(list(_pool(threads).map(lambda pair: kernel.run(address, *pair, int(backward)), pairwise(bounds))))
+    if failed:
         raise MemoryError("out of memory in a kernel: use shorter sequences, fewer rows or a smaller memory")
+
+
+@functools.cache
+def openmp() -> tuple[Any, int, int] | None:
+    """Of the OpenMP that torch has loaded: its call for a team of threads (the interface of GCC, which that of LLVM
+    has too), and where its functions for a thread's number and a team's size are. None where torch runs without.
+    """
+    loaded = ctypes.CDLL(None)
+    try:
+        number, size = (
+            ctypes.cast(function, ctypes.c_void_p).value or 0
+            for function in (loaded.omp_get_thread_num, loaded.omp_get_num_threads)
+        )
+        return loaded.GOMP_parallel, number, size
+    except AttributeError:
+        return None
 
 
 @functools.lru_cache(maxsize=1)

@@ -29,6 +29,8 @@ int run(const Call *call, int64_t begin, int64_t end, int backward) {
     return 0;
 }
 
+#include "team.h"
+
 /* Numbers of a state in `starts`, and of a round in `reads`. */
 void sizes(const Call *call, int64_t *state, int64_t *reads) {
     Work work;

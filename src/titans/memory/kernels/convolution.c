@@ -108,3 +108,5 @@ int run(const Call *call, int64_t begin, int64_t end, int is_backward) {
     free(row);
     return 0;
 }
+
+#include "team.h"

@@ -117,3 +117,5 @@ int run(const Call *call, int64_t begin, int64_t end, int backward) {
         }
     return 0;
 }
+
+#include "team.h"

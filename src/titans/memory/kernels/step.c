@@ -169,3 +169,5 @@ int run(const Step *step, int64_t begin, int64_t end, int backward) {
     free(block);
     return failed;
 }
+
+#include "team.h"
