@@ -1,8 +1,20 @@
-"""The tokenizer that needs no vocabulary: a token is a byte of UTF-8 text."""
+"""What a tokenizer does, and the one that needs no vocabulary: a token is a byte of UTF-8 text."""
 
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
+
+
+class Tokenizer(Protocol):
+    """Text to tokens and back."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def encode(self, text: str) -> np.ndarray: ...
+
+    def decode(self, tokens: Iterable[int]) -> str: ...
 
 
 class ByteTokenizer:

@@ -1,0 +1,71 @@
+"""Text to hide things in."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from titans.data.batches import TokenDocument
+from titans.tasks.sample import Stretch
+
+
+class Repeated:
+    """A document without an end: the same tokens over and over (a `TokenDocument`)."""
+
+    name = "repeated"
+
+    def __init__(self, period: np.ndarray) -> None:
+        self._period = period
+
+    def __len__(self) -> int:
+        return 2**62
+
+    def tokens(self, start: int, stop: int) -> np.ndarray:
+        """Tokens `start` to `stop` [stop - start] int64."""
+        return self._period[np.arange(start, stop) % len(self._period)]
+
+
+class Encoded:
+    """A text in the tokens of some tokenizer (a `TokenDocument`)."""
+
+    def __init__(self, name: str, tokens: np.ndarray) -> None:
+        self.name, self._tokens = name, tokens
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def tokens(self, start: int, stop: int) -> np.ndarray:
+        """Tokens `start` to `stop` [stop - start] int64."""
+        return self._tokens[start:stop].astype(np.int64)
+
+
+class Filler:
+    """Random stretches of documents."""
+
+    def __init__(self, documents: Sequence[TokenDocument]) -> None:
+        """documents: at least one; a long one is taken more often than a short one."""
+        if not documents:
+            raise ValueError("documents is empty: something can only be hidden in at least one")
+        lengths = np.array([len(document) for document in documents], dtype=np.float64)
+        self._documents, self._shares = documents, lengths / lengths.sum()
+
+    def stretch(self, length: int, random: np.random.Generator) -> list[Stretch]:
+        """`length` tokens: of one document, or of several where one is too short."""
+        pieces, missing = [], length
+        while missing > 0:
+            document = self._documents[int(random.choice(len(self._documents), p=self._shares))]
+            start = int(random.integers(max(1, len(document) - missing + 1)))
+            pieces.append(Stretch(document, start, min(start + missing, len(document))))
+            missing -= len(pieces[-1])
+        return pieces
+
+
+def split(stretches: Sequence[Stretch], at: int) -> tuple[list[Stretch], list[Stretch]]:
+    """What comes before token `at`, and what comes from there on."""
+    before: list[Stretch] = []
+    after: list[Stretch] = []
+    for stretch in stretches:
+        cut = stretch.start + min(max(0, at), len(stretch))
+        before += [Stretch(stretch.document, stretch.start, cut)] if cut > stretch.start else []
+        after += [Stretch(stretch.document, cut, stretch.stop)] if cut < stretch.stop else []
+        at -= len(stretch)
+    return before, after

@@ -1,0 +1,90 @@
+"""How many answers of a model are right. Answers are the most likely tokens.
+
+Each token of an answer is asked for with the right ones before it. That an answer is right as a whole is the same as
+with the model's own tokens, as long as it answers greedily: at its first wrong token both are wrong.
+"""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from titans.data.batches import IGNORED
+from titans.tasks.sample import Sample, Task
+from titans.training.model import StatefulModel, device_of
+from titans.training.progress import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What was right at one length."""
+
+    length: int
+    """tokens of a sample"""
+    samples: int
+    right: float
+    """share of samples in which every asked token was right"""
+    tokens_right: float
+    """share of the asked tokens"""
+
+    def to_dict(self) -> dict:
+        """As JSON holds it."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def score(
+    model: StatefulModel,
+    task: Task,
+    length: int,
+    samples: int,
+    *,
+    seed: int = 0,
+    batch_size: int = 32,
+    piece: int = 2048,
+    progress: Progress | None = None,
+) -> Score:
+    """Asks `model` `samples` times at one length.
+
+    Args:
+        seed: of the samples; training never uses those of an evaluation.
+        batch_size: samples read side by side.
+        piece: tokens per call and row; the memory needed does not grow with `length`.
+        progress: counts tokens.
+    """
+    random = np.random.default_rng([_EVALUATION, seed, length])
+    was_training = model.training
+    model.train(False)
+    right = tokens_right = asked = 0
+    try:
+        for start in range(0, samples, batch_size):
+            batch = [task.sample(length, random) for _ in range(min(batch_size, samples - start))]
+            hits, counts = _answers(model, batch, piece, progress)
+            right += int((hits == counts).sum())
+            tokens_right += int(hits.sum())
+            asked += int(counts.sum())
+    finally:
+        model.train(was_training)
+    return Score(length=length, samples=samples, right=right / samples, tokens_right=tokens_right / asked)
+
+
+_EVALUATION = 2**32 - 1  # begins the seeds of evaluations; groups of training samples begin with their own seed
+
+
+def _answers(
+    model: StatefulModel, batch: list[Sample], piece: int, progress: Progress | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many tokens of each sample were right [B] and were asked for [B]."""
+    device, state = device_of(model), None
+    hits, counts = np.zeros(len(batch), np.int64), np.zeros(len(batch), np.int64)
+    for pieces in zip(*(sample.pieces(piece) for sample in batch), strict=True):
+        tokens = torch.from_numpy(np.stack([p.tokens for p in pieces])).to(device)
+        logits, state = model(tokens, state=state)
+        labels = np.stack([p.labels for p in pieces])
+        asked = labels != IGNORED
+        if asked.any():
+            hits += ((logits.argmax(-1).cpu().numpy() == labels) & asked).sum(1)
+            counts += asked.sum(1)
+        if progress is not None:
+            progress.advance(tokens.numel())
+    return hits, counts
