@@ -128,7 +128,10 @@ class _Run:
         rate = learning_rate(step, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batch = self.source.next().to(self.device)
+        batch = self.source.next()
+        if batch.reset[:, 0].all():  # nothing goes on; the next rows may be of another number
+            self.state = None
+        batch = batch.to(self.device)
         try:
             with autocast(self.device, self.config.precision):
                 loss, state = self.model.loss(

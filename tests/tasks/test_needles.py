@@ -1,0 +1,107 @@
+"""Needles: RULER's wording, exactly as long as asked for, hidden where they should be."""
+
+import re
+
+import numpy as np
+import pytest
+
+from titans.data.batches import IGNORED
+from titans.data.tokenizer import ByteTokenizer
+from titans.errors import TitansError
+from titans.tasks.needles import KINDS, Needles, needles, noise
+
+NEEDLE = re.compile(r"One of the special magic (?:number|uuid)s for (\S+) is: (\S+)\. ")
+QUESTION = re.compile(r"The special magic (?:number|uuid)s? for (\S+) mentioned in the provided text (?:is|are)(.*)$")
+
+
+@pytest.fixture(params=KINDS)
+def task(request, documents):
+    return needles(request.param, documents)
+
+
+def texts(task, length, random):
+    """A sample's text, with its last label, and its answer."""
+    piece = task.sample(length, random).whole()
+    answer = piece.labels[piece.labels != IGNORED]
+    decode = ByteTokenizer().decode
+    return decode([*piece.tokens, piece.labels[-1]]), decode(answer)
+
+
+def test_exactly_as_long_as_asked_for(task, random):
+    for length in (task.shortest, task.shortest + 1, 1000, 5000):
+        for _ in range(20):
+            assert len(task.sample(length, random)) == length
+
+
+def test_what_is_asked_for_was_stated(task, random):
+    for _ in range(20):
+        text, answer = texts(task, 1500, random)
+        stated = NEEDLE.findall(text)
+        key, asked = QUESTION.search(text).groups()
+        values = [value for other, value in stated if other == key]
+        assert asked == answer
+        assert answer == " " + ", ".join(values) + "."
+        assert len(stated) == (4 if task.kind in ("mk", "mv") else 1)
+        assert len({key for key, _ in stated}) == (4 if task.kind == "mk" else 1)
+        assert text.startswith(("A special magic ", "Some special magic numbers are"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("pk", r"[1-9]\d{6}"), ("n", r"[1-9]\d{6}"), ("w", r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-.{12}")]
+)
+def test_values(kind, value, documents, random):
+    _, answer = texts(needles(kind, documents), 1500, random)
+    assert re.fullmatch(f" {value}\\.", answer)
+
+
+def test_the_hay(documents, random):
+    text, _ = texts(needles("pk", []), 1500, random)
+    assert text.count("The sky is blue. The sun is yellow.") > 8
+    text, _ = texts(needles("n", documents), 1500, random)
+    assert "sky" not in text
+
+
+@pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])
+def test_depth(depth, documents, random):
+    for kind in ("pk", "mk"):
+        filler = noise() if kind == "pk" else needles("n", documents).filler
+        text, answer = texts(Needles(kind=kind, filler=filler, depth=depth), 20_000, random)
+        place = text.index(f"is:{answer}") / text.rindex("\nWhat is")
+        assert place == pytest.approx(depth, abs=0.03)
+
+
+def test_any_depth_comes_up(task, random):
+    places = []
+    for _ in range(60):
+        text, _ = texts(task, 3000, random)
+        places += [match.start() / len(text) for match in NEEDLE.finditer(text)]
+    assert min(places) < 0.15
+    assert max(places) > 0.75
+
+
+def test_equal_seeds_give_equal_samples(task):
+    one, two = (task.sample(900, np.random.default_rng(5)).whole() for _ in range(2))
+    assert np.array_equal(one.tokens, two.tokens)
+    other = task.sample(900, np.random.default_rng(6)).whole()
+    assert not np.array_equal(one.tokens, other.tokens)
+
+
+def test_too_short(task, random):
+    with pytest.raises(TitansError, match=rf"100 tokens are too few .*{task.kind}.* it takes {task.shortest}"):
+        task.sample(100, random)
+
+
+def test_impossible_settings(documents):
+    with pytest.raises(ValueError, match="Needles.kind is 'x'; it must be one of pk, n, w, mk, mv"):
+        needles("x", documents)
+    with pytest.raises(ValueError, match="Needles.depth is 1.5; it must be from 0 to 1"):
+        Needles(kind="pk", filler=noise(), depth=1.5)
+
+
+def test_two_million_tokens_are_never_there_at_once(random):
+    sample = needles("pk", []).sample(2_097_152, random)
+    assert sum(part.tokens.nbytes for part in sample.parts if hasattr(part, "tokens")) < 10_000
+    count = asked = 0
+    for piece in sample.pieces(65_536):
+        count, asked = count + len(piece), asked + int((piece.labels != IGNORED).sum())
+    assert (count, asked) == (2_097_152, 9)
