@@ -92,9 +92,9 @@ def test_too_short(task, random):
 
 
 def test_impossible_settings(documents):
-    with pytest.raises(ValueError, match="Needles.kind is 'x'; it must be one of pk, n, w, mk, mv"):
+    with pytest.raises(ValueError, match=r"Needles\.kind is 'x'; it must be one of pk, n, w, mk, mv"):
         needles("x", documents)
-    with pytest.raises(ValueError, match="Needles.depth is 1.5; it must be from 0 to 1"):
+    with pytest.raises(ValueError, match=r"Needles\.depth is 1\.5; it must be from 0 to 1"):
         Needles(kind="pk", filler=noise(), depth=1.5)
 
 

@@ -46,9 +46,8 @@ def test_one_wrong_token_makes_a_sample_wrong(task):
 def test_samples_are_read_side_by_side_and_in_pieces(task):
     model = Oracle()
     score(model, task, 700, 5, batch_size=2, piece=300)
-    assert model.calls == [
-        ((rows, size), done or None) for rows in (2, 2, 1) for size, done in ((300, 0), (300, 300), (100, 600))
-    ]
+    pieces = ((300, None), (300, 300), (100, 600))  # and what was read before
+    assert model.calls == [((rows, size), before) for rows in (2, 2, 1) for size, before in pieces]
 
 
 def test_pieces_and_batches_change_nothing(task):
