@@ -69,3 +69,8 @@ def split(stretches: Sequence[Stretch], at: int) -> tuple[list[Stretch], list[St
         after += [Stretch(stretch.document, cut, stretch.stop)] if cut < stretch.stop else []
         at -= len(stretch)
     return before, after
+
+
+def octaves(room: int, shortest: int, random: np.random.Generator) -> int:
+    """A number from `shortest` to `room`, every octave as likely as another; `room` itself if that is smaller."""
+    return min(room, int(np.exp(random.uniform(np.log(shortest), np.log(max(shortest, room))))))

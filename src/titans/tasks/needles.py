@@ -14,22 +14,22 @@ have to be given in the order in which they were stated.
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from titans.data.batches import TokenDocument
 from titans.data.tokenizer import ByteTokenizer, Tokenizer
 from titans.errors import TitansError
-from titans.tasks.filler import Filler, Repeated, split
+from titans.tasks.filler import Filler, Repeated, octaves, split
 from titans.tasks.sample import Piece, Sample, Stretch, stated, unasked
 
 Kind = Literal["pk", "n", "w", "mk", "mv"]
 KINDS: tuple[Kind, ...] = ("pk", "n", "w", "mk", "mv")
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
 SEVERAL = 4  # keys of mk, values of mv
+_SHORTEST_GAP = 8
 
 _ADJECTIVES, _NOUNS = (line.split() for line in (Path(__file__).parent / "words.txt").read_text().splitlines())
 
@@ -44,12 +44,16 @@ class Needles:
     tokenizer: Tokenizer = ByteTokenizer()  # noqa: RUF009 (it has no state)
     depth: float | None = None
     """where the needle that is asked for lies, 0 at the text's beginning, 1 at its end; None: anywhere"""
+    again: float = 0.0
+    """to train on: up to this share of a sample, more text in which the same question is put again and again"""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"Needles.kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
         if self.depth is not None and not 0 <= self.depth <= 1:
             raise ValueError(f"Needles.depth is {self.depth}; it must be from 0 to 1")
+        if not 0 <= self.again < 1:
+            raise ValueError(f"Needles.again is {self.again}; it must be at least 0 and below 1")
 
     @property
     def vocab_size(self) -> int:
@@ -61,7 +65,7 @@ class Needles:
         longest = f"{max(_ADJECTIVES, key=len)}-{max(_NOUNS, key=len)}"
         values = ["0" * 36 if self.kind == "w" else "0" * 7] * (SEVERAL if self.kind == "mv" else 1)
         needles = [(longest, value) for value in values] + [(longest, "0" * 7)] * (3 if self.kind == "mk" else 0)
-        return sum(map(len, self._parts(longest, values, needles)))
+        return sum(map(len, self._parts(longest, values, needles))) - 1  # the last token is only a label
 
     def sample(self, length: int, random: np.random.Generator) -> Sample:
         """`length` tokens: what is to come, the haystack with its needles, the question and its answer.
@@ -72,22 +76,45 @@ class Needles:
         key, *others = _distinct_keys(SEVERAL if self.kind == "mk" else 1, random)
         values = [_value(self.kind, random) for _ in range(SEVERAL if self.kind == "mv" else 1)]
         needles = [(key, value) for value in values] + [(other, _value(self.kind, random)) for other in others]
-        opening, *needle_pieces, end = self._parts(key, values, needles)
-        hay = length - len(opening) - sum(map(len, needle_pieces)) - len(end)
+        opening, *pieces, question, answer = self._parts(key, values, needles)
+        end = stated(question, answer)
+        hay = length - len(opening) - sum(map(len, pieces)) - len(end)
         if hay < 0:
             raise TitansError(
                 f"{length} tokens are too few for a sample of the needle task {self.kind!r}: it takes {self.shortest}"
             )
-        places = random.uniform(size=len(needle_pieces)) if self.depth is None else self._at_depth(random, len(needles))
+        more = int(hay * self.again * random.uniform()) if self.again else 0
+        places = random.uniform(size=len(pieces)) if self.depth is None else self._at_depth(random, len(needles))
         if self.kind == "mv":
             places.sort()  # the values are asked for in the order in which they stand
-        cuts = sorted(zip((places * hay).round().astype(int).tolist(), range(len(places)), strict=True))
-        parts: list[Piece | Stretch] = [opening]
-        rest = self.filler.stretch(hay, random)
-        for (before, _), (here, number) in pairwise([(0, -1), *cuts]):
-            stretches, rest = split(rest, here - before)
-            parts += [*stretches, needle_pieces[number]]
-        return Sample((*parts, *rest, end))
+        return Sample(
+            (
+                opening,
+                *self._hidden(pieces, (places * (hay - more)).round().astype(int), hay - more, random),
+                *self._asked_again(stated(question, answer, self._encode(" ")), more, random),
+                end,
+            )
+        )
+
+    def _hidden(
+        self, pieces: Sequence[Piece], cuts: np.ndarray, hay: int, random: np.random.Generator
+    ) -> list[Piece | Stretch]:
+        """`hay` tokens of text with piece i after token `cuts[i]`."""
+        parts, rest, done = [], self.filler.stretch(hay, random), 0
+        for cut, number in sorted(zip(cuts.tolist(), range(len(pieces)), strict=True)):
+            before, rest = split(rest, cut - done)
+            parts += [*before, pieces[number]]
+            done = cut
+        return [*parts, *rest]
+
+    def _asked_again(self, asked: Piece, room: int, random: np.random.Generator) -> list[Piece | Stretch]:
+        """`room` tokens in which the question is put as often as there is place, with text before the next time."""
+        parts = []
+        while room >= len(asked):
+            gap = octaves(room - len(asked), _SHORTEST_GAP, random)
+            parts += [asked, *self.filler.stretch(gap, random)]
+            room -= len(asked) + gap
+        return [*parts, *self.filler.stretch(room, random)]
 
     def _at_depth(self, random: np.random.Generator, count: int) -> np.ndarray:
         """Places of the needles: what is asked for at `depth`, distractors anywhere."""
@@ -95,8 +122,8 @@ class Needles:
         places[: SEVERAL if self.kind == "mv" else 1] = self.depth
         return places
 
-    def _parts(self, key: str, values: Sequence[str], needles: Sequence[tuple[str, str]]) -> list[Piece]:
-        """All but the haystack: the opening, the needles, the question with its answer."""
+    def _parts(self, key: str, values: Sequence[str], needles: Sequence[tuple[str, str]]) -> list[Any]:
+        """All but the haystack: the opening and the needles (pieces), the question and its answer (tokens)."""
         several = len(values) > 1
         what = ("uuid" if self.kind == "w" else "number") + "s" * several
         be = "are" if several else "is"
@@ -107,12 +134,11 @@ class Needles:
         asked = f"the special magic {what} for {key} mentioned in the provided text"
         question = f"\nWhat {be} {'all ' * several}{asked}? {asked[0].upper()}{asked[1:]} {be}"
         singular = what.removesuffix("s")
-        pieces = [unasked(self._encode(f" One of the special magic {singular}s for {k} is: {v}. ")) for k, v in needles]
-        answer = " " + ", ".join(values)
+        hidden = [f" One of the special magic {singular}s for {k} is: {v}. " for k, v in needles]
         return [
-            unasked(self._encode(opening)),
-            *pieces,
-            stated(self._encode(question), self._encode(answer + ".")),
+            *(unasked(self._encode(text)) for text in (opening, *hidden)),
+            self._encode(question),
+            self._encode(" " + ", ".join(values) + "."),
         ]
 
     def _encode(self, text: str) -> np.ndarray:

@@ -12,6 +12,8 @@ import numpy as np
 
 from titans.data.batches import IGNORED, TokenDocument
 
+_NOTHING = np.empty(0, np.int64)
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -98,20 +100,43 @@ class Task(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Mixed:
+    """Several tasks with the same tokens; every sample is one of any of them (a `Task`)."""
+
+    tasks: tuple[Task, ...]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.tasks[0].vocab_size
+
+    @property
+    def shortest(self) -> int:
+        return max(task.shortest for task in self.tasks)
+
+    def sample(self, length: int, random: np.random.Generator) -> Sample:
+        """One of exactly `length` tokens."""
+        return self.tasks[int(random.integers(len(self.tasks)))].sample(length, random)
+
+
 def unasked(tokens: np.ndarray) -> Piece:
     """Tokens [n] about which nothing is asked."""
     return Piece(tokens, np.full(len(tokens), IGNORED, np.int64))
 
 
-def stated(question: np.ndarray, answer: np.ndarray) -> Piece:
+def stated(question: np.ndarray, answer: np.ndarray, then: np.ndarray = _NOTHING) -> Piece:
     """A question and its answer as text: each token of the answer is the label of the token before it.
 
-    The answer's last token is only a label, as nothing follows it; the piece has one token less than both together.
+    Args:
+        then: what follows. If it is nothing, the answer's last token is only a label: the piece has one token less than
+            question and answer together.
     """
-    tokens = np.concatenate([question, answer])
+    tokens = np.concatenate([question, answer, then])
     labels = np.full(len(tokens), IGNORED, np.int64)
-    labels[len(question) - 1 : -1] = answer
-    return Piece(tokens[:-1], labels[:-1])
+    begin = len(question) - 1
+    labels[begin : begin + len(answer)] = answer
+    size = len(tokens) if len(then) else len(tokens) - 1
+    return Piece(tokens[:size], labels[:size])
 
 
 def joined(pieces: list[Piece]) -> Piece:
