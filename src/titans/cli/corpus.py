@@ -18,11 +18,11 @@ def documents(text: str | None, *, spool: Path, reuse: bool = False) -> "list[Do
     return standard_library_sources() if text is None else find_documents(local_text(text, spool=spool, reuse=reuse))
 
 
-def remember(run: Path, text: str | None) -> None:
-    """Notes in the run's folder which text it reads."""
+def remember(run: Path, text: str | None, recipe: str | None = None) -> None:
+    """Notes in the run's folder which text it reads, and the recipe that it follows."""
     from titans.files import write_json
 
-    write_json(run / _NAME, {"text": text if text in (None, "-") else str(Path(text).resolve())})
+    write_json(run / _NAME, {"text": text if text in (None, "-") else str(Path(text).resolve()), "recipe": recipe})
 
 
 def remembered(run: Path) -> "list[Document]":
@@ -31,12 +31,21 @@ def remembered(run: Path) -> "list[Document]":
     Raises:
         TitansError: `run` is not a run of `titans train`, or its text is gone.
     """
+    path, text = run / _NAME, _noted(run).get("text", "")
+    if text is not None and not (isinstance(text, str) and text):
+        raise TitansError(f'{path} is damaged: its "text" names no file; put the path of the text there')
+    return documents(text, spool=run, reuse=True)
+
+
+def recipe_of(run: Path) -> str | None:
+    """The name of the recipe that a run follows; None if it just reads text."""
+    return _noted(run).get("recipe")
+
+
+def _noted(run: Path) -> dict:
     from titans.files import read_json
 
     path = run / _NAME
     if not path.exists():
         raise TitansError(f"{run} does not say which text it was trained on: it is not the folder of a run")
-    text = read_json(path).get("text", "")
-    if text is not None and not (isinstance(text, str) and text):
-        raise TitansError(f'{path} is damaged: its "text" names no file; put the path of the text there')
-    return documents(text, spool=run, reuse=True)
+    return read_json(path)

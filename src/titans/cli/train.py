@@ -3,10 +3,12 @@
 Example:
     titans train --text book.txt --out runs/book --steps 2000
     titans train --resume runs/book
+    titans train --recipe needles --variant mac --text books/ --out runs/needles      (a task: see titans eval)
 
 Ctrl-C saves a checkpoint first. A tenth of the text is held out for validation.
 """
 
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -27,7 +29,8 @@ def run(
     *,
     text: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(default: Python's standard library)")] = None,
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(required, unless resuming)")] = None,
-    preset: str = "tiny",
+    recipe: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: none, just read text)")] = None,
+    preset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: tiny, or the recipe's)")] = None,
     variant: Annotated[
         Literal["mac", "mag", "mal", "lmm", "attention"] | None,
         arg(metavar="{mac,mag,mal,lmm,attention}", help_behavior_hint="(default: the preset's)"),
@@ -41,14 +44,15 @@ def run(
     Args:
         text: text file, folder, .gz or - for standard input
         out: folder of the new run: checkpoint, metrics.jsonl
+        recipe: a task to learn, with its own model and settings: needles, ...; settings given as options come first
         preset: size of the model: tiny, small, 170m, ...
         variant: memory as context, as gate, as layer, alone, or attention without a memory
-        resume: folder of a run to go on with, with its own text and settings
+        resume: folder of a run to go on with, with its own text, recipe and settings
         json: print the result as JSON
         settings: how to train
     """
     if resume is not None:
-        if (text, out, preset, variant, settings) != (None, None, "tiny", None, TrainConfig()):
+        if (text, out, recipe, preset, variant, settings) != (None, None, None, None, None, TrainConfig()):
             raise TitansError("--resume takes the text and every setting from the run: leave the other options out")
         import_torch()
         result = _resume(resume)
@@ -56,28 +60,42 @@ def run(
         raise TitansError("--out is missing: name a folder for the run, for example --out runs/first")
     else:
         import_torch()
-        result = _begin(text, out, preset, variant, settings)
+        result = _begin(text, out, recipe, preset, variant, settings)
     _show(result, json)
 
 
-def _begin(text: str | None, out: Path, preset: str, variant: str | None, settings: TrainConfig) -> "TrainResult":
+def _begin(
+    text: str | None, out: Path, name: str | None, preset: str | None, variant: str | None, settings: TrainConfig
+) -> "TrainResult":
     import torch
 
     from titans.data.text import split_documents
     from titans.data.tokenizer import ByteTokenizer
     from titans.files import removed_on_failure
-    from titans.models import presets
     from titans.models.language_model import TitansLM
+    from titans.models.presets import preset as preset_of
+    from titans.tasks.recipes import recipe as recipe_of
     from titans.training.checkpoint import LINK, refuse_to_overwrite
 
-    overrides = {"vocab_size": ByteTokenizer.vocab_size} | ({"variant": variant} if variant else {})
-    config = presets.preset(preset, **overrides)
+    config = preset_of(preset or "tiny", vocab_size=ByteTokenizer.vocab_size)
+    if name is not None:
+        recipe = recipe_of(name)
+        config = recipe.config if preset is None else config.replace(vocab_size=recipe.config.vocab_size)
+        settings = _overridden(recipe.settings, settings)
+    config = config.replace(variant=variant) if variant else config
     refuse_to_overwrite(out)
     with removed_on_failure(out, unless=out / LINK):
         sides = split_documents(corpus.documents(text, spool=out), seed=settings.seed)
-        corpus.remember(out, text)
+        corpus.remember(out, text, name)
         torch.manual_seed(settings.seed)
-        return _train(TitansLM(config), *sides, settings, out, resume=False)
+        return _train(TitansLM(config), *sides, name, settings, out, resume=False)
+
+
+def _overridden(settings: TrainConfig, given: TrainConfig) -> TrainConfig:
+    """A recipe's settings, and those from the command line that are not the defaults."""
+    default = TrainConfig()
+    changed = {field.name: getattr(given, field.name) for field in fields(given)}
+    return replace(settings, **{name: value for name, value in changed.items() if value != getattr(default, name)})
 
 
 def _resume(run: Path) -> "TrainResult":
@@ -88,30 +106,36 @@ def _resume(run: Path) -> "TrainResult":
     checkpoint = find_checkpoint(run)
     settings = read_settings(checkpoint)
     sides = split_documents(corpus.remembered(run), seed=settings.seed)
-    return _train(TitansLM.load(checkpoint), *sides, settings, run, resume=True)
+    return _train(TitansLM.load(checkpoint), *sides, corpus.recipe_of(run), settings, run, resume=True)
 
 
 def _train(
     model: "TitansLM",
     train_documents: "list[Document]",
     held_out: "list[Document]",
+    recipe: str | None,
     settings: TrainConfig,
     out: Path,
     *,
     resume: bool,
 ) -> "TrainResult":
-    from titans.data.batches import DocumentBatches
+    from titans.data.batches import BatchSource, DocumentBatches
+    from titans.tasks.recipes import recipe as recipe_of
     from titans.training.loop import train
     from titans.training.model import best_device
     from titans.training.progress import Progress
 
     rows, length = settings.batch_size, settings.length
-    source = DocumentBatches(train_documents, rows, length, settings.seed)
 
-    def validation() -> DocumentBatches:
+    def validation() -> BatchSource:
         return DocumentBatches(held_out, min(rows, len(held_out)), length, settings.seed, epochs=1)
 
-    total = settings.steps * rows * length
+    if recipe is None:
+        source = DocumentBatches(train_documents, rows, length, settings.seed)
+        total = settings.steps * rows * length
+    else:
+        source = recipe_of(recipe).source(train_documents, settings)
+        total = source.count(settings.steps)
     try:
         with Progress("train", total=total, unit="tokens") as progress:
             return train(
@@ -119,7 +143,7 @@ def _train(
                 source,
                 settings,
                 out,
-                validation=validation,
+                validation=validation if recipe is None else None,
                 progress=progress,
                 resume=resume,
             )

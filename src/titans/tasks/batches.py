@@ -3,13 +3,14 @@
 Letters: B rows, T tokens of a window.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from titans.data.batches import IGNORED, Batch
+from titans.data.batches import IGNORED, Batch, BatchSource
 from titans.tasks.sample import Task
 
 
@@ -30,8 +31,16 @@ class Lengths:
         return round(np.exp(random.uniform(low, high)))
 
 
+class Countable(BatchSource, Protocol):
+    """A source that knows how much it will give."""
+
+    def count(self, batches: int) -> int:
+        """Tokens of its first batches."""
+        ...
+
+
 class SampleBatches:
-    """Batches of a task's samples (a `BatchSource`).
+    """Batches of a task's samples (a `Countable` source).
 
     A group of samples has one length, so that all rows begin and end together: a model that cannot forget in the middle
     of a row can be trained on it as well. Samples longer than the window come in several batches, with the carried
@@ -73,10 +82,24 @@ class SampleBatches:
         for _ in range(self._done):
             next(self._windows)
 
+    def count(self, batches: int) -> int:
+        """Tokens of the first `batches` batches."""
+        tokens, group = 0, 0
+        while batches > 0:
+            _, length, rows = self._shape(group)
+            windows = -(-length // self._window)
+            tokens += rows * min(length, batches * self._window)
+            batches, group = batches - windows, group + 1
+        return tokens
+
+    def _shape(self, group: int) -> tuple[np.random.Generator, int, int]:
+        """A group's random numbers, and the length and number of its samples."""
+        random = np.random.default_rng([self._seed, group])
+        length = self._lengths.draw(group, random)
+        return random, length, max(self._rows, self._rows * self._window // length)
+
     def _begin(self) -> Iterator[Batch]:
-        random = np.random.default_rng([self._seed, self._group])
-        length = self._lengths.draw(self._group, random)
-        rows = max(self._rows, self._rows * self._window // length)
+        random, length, rows = self._shape(self._group)
         samples = [self._task.sample(length, random) for _ in range(rows)]
         return self._windows_of(list(zip(*(sample.pieces(self._window) for sample in samples), strict=True)))
 
@@ -98,3 +121,36 @@ class SampleBatches:
             weights[labels == IGNORED] = self._text_weight
             labels = np.where(labels == IGNORED, text, labels)
         return Batch(*(torch.from_numpy(x) for x in (tokens, labels, reset, weights)))
+
+
+class InStages:
+    """One source after the other (a `Countable` source): what is easier to learn first."""
+
+    def __init__(self, stages: Sequence[tuple[Countable, int]]) -> None:
+        """stages: sources, each with the number of its batches; the last one goes on for as long as it can."""
+        self._stages, self._stage, self._left = stages, 0, stages[0][1]
+
+    def next(self) -> Batch:
+        """The next batch. The first one of a source begins every row anew."""
+        while self._left == 0 and self._stage + 1 < len(self._stages):
+            self._stage += 1
+            self._left = self._stages[self._stage][1]
+        self._left = max(0, self._left - 1)
+        return self._stages[self._stage][0].next()
+
+    def count(self, batches: int) -> int:
+        """Tokens of the first `batches` batches."""
+        tokens = 0
+        for number, (source, size) in enumerate(self._stages):
+            here = batches if number + 1 == len(self._stages) else min(batches, size)
+            tokens, batches = tokens + source.count(here), batches - here
+        return tokens
+
+    def state_dict(self) -> dict:
+        """The stage, how many batches it has left, and where its source is."""
+        return {"stage": self._stage, "left": self._left, "source": self._stages[self._stage][0].state_dict()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Goes on from a `state_dict` of the same stages."""
+        self._stage, self._left = state["stage"], state["left"]
+        self._stages[self._stage][0].load_state_dict(state["source"])

@@ -154,10 +154,13 @@ def needles(
     kind: Kind,
     haystack: Sequence[TokenDocument],
     tokenizer: Tokenizer = ByteTokenizer(),  # noqa: B008
+    *,
+    depth: float | None = None,
+    again: float = 0.0,
 ) -> Needles:
     """The task of a kind; haystack: documents in the tokenizer's tokens, which pk has no need of."""
     filler = noise(tokenizer) if kind == "pk" else Filler(haystack)
-    return Needles(kind=kind, filler=filler, tokenizer=tokenizer)
+    return Needles(kind=kind, filler=filler, tokenizer=tokenizer, depth=depth, again=again)
 
 
 def _distinct_keys(count: int, random: np.random.Generator) -> list[str]:

@@ -1,0 +1,75 @@
+"""Recipes: a task, the model that learns it and how, under one name (`titans train --recipe NAME`).
+
+Those without "large" in their name take at most half an hour on two processor cores; the large ones are for a GPU.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from titans.data.batches import TokenDocument
+from titans.errors import TitansError
+from titans.memory.config import MemoryConfig
+from titans.models.config import TitansConfig
+from titans.tasks.batches import Countable, InStages, Lengths, SampleBatches
+from titans.tasks.filler import Filler
+from titans.tasks.needles import needles
+from titans.tasks.pass_keys import PassKeys
+from titans.tasks.sample import Mixed, Task
+from titans.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What is learned, by what and how."""
+
+    purpose: str
+    config: TitansConfig
+    """the model; every variant and baseline takes its sizes from it"""
+    settings: TrainConfig
+    source: Callable[[Sequence[TokenDocument], TrainConfig], Countable]
+    """the batches, made from the text to hide things in; tasks without text ignore it"""
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name.
+
+    Raises:
+        TitansError: there is none.
+    """
+    if name not in RECIPES:
+        raise TitansError(f"there is no recipe {name!r}; choose one of {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def _needles(documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
+    """First short pass keys, then all kinds with one needle, up to 4,096 tokens."""
+
+    def source(task: Task, lengths: Lengths, text_weight: float) -> SampleBatches:
+        rows, window = settings.batch_size, settings.length
+        return SampleBatches(task, lengths, rows, window, settings.seed, text_weight=text_weight)
+
+    first = source(PassKeys(filler=Filler(documents)), Lengths(shortest=64, longest=4096), 0.05)
+    kinds = Mixed(tuple(needles(kind, documents, again=0.8) for kind in ("pk", "n", "w")))
+    return InStages(
+        [
+            (first, min(600, settings.steps // 5)),
+            (source(kinds, Lengths(shortest=kinds.shortest, longest=4096), 0.05), 0),
+        ]
+    )
+
+
+def _small(memory: MemoryConfig) -> TitansConfig:
+    """About 0.17 M parameters over bytes, which sees 32 of them."""
+    return TitansConfig(dim=64, num_layers=2, num_heads=2, window_size=32, segment_size=32, memory=memory)
+
+
+_LINEAR = MemoryConfig(num_heads=2, depth=1, expansion=2, chunk_size=32)
+
+RECIPES = {
+    "needles": Recipe(
+        purpose="find what was said once in a long text: RULER's pk, n and w at up to 4,096 bytes",
+        config=_small(_LINEAR),
+        settings=TrainConfig(steps=6000, batch_size=4, length=512, learning_rate=3e-3),
+        source=_needles,
+    ),
+}
