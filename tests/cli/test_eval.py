@@ -16,7 +16,7 @@ def run(tmp_path: Path, text: Path, train, capsys) -> Path:
 
 
 def evaluate(*arguments: str | Path) -> int:
-    return main(["eval", "--length", "64", *map(str, arguments)])
+    return main(["eval", "--piece", "64", *map(str, arguments)])
 
 
 def test_bits_per_byte_by_distance_as_a_table_and_as_json(run: Path, text: Path, capsys) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from titans.data.batches import IGNORED
-from titans.tasks.batches import Lengths, SampleBatches
+from titans.tasks.batches import InStages, Lengths, SampleBatches
 from titans.tasks.needles import needles
 
 
@@ -92,3 +92,36 @@ def test_the_seed_decides(new_batches):
     one, same, other = (new_batches(600, 600, seed=seed).next().tokens for seed in (3, 3, 4))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_the_count_is_what_comes(new_batches):
+    for batches, sizes in (
+        (lambda: new_batches(rise=5), (1, 2, 5, 30)),
+        (lambda: stages(new_batches), (1, 2, 3, 4, 9)),
+    ):
+        for size in sizes:
+            source = batches()
+            assert source.count(size) == sum(source.next().tokens.numel() for _ in range(size))
+
+
+def stages(new_batches):
+    return InStages(
+        [(new_batches(600, 600), 2), (new_batches(700, 900, seed=1), 1), (new_batches(800, 800, seed=2), 0)]
+    )
+
+
+def test_one_stage_after_the_other(new_batches):
+    source = stages(new_batches)
+    alone = [new_batches(600, 600), new_batches(700, 900, seed=1), new_batches(800, 800, seed=2)]
+    for number in (0, 0, 1, 2, 2, 2, 2):
+        assert torch.equal(source.next().tokens, alone[number].next().tokens)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 6])
+def test_stages_go_on_from_anywhere(count, new_batches):
+    source, again = stages(new_batches), stages(new_batches)
+    for _ in range(count):
+        source.next()
+    again.load_state_dict(source.state_dict())
+    for _ in range(4):
+        assert torch.equal(source.next().tokens, again.next().tokens)

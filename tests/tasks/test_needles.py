@@ -9,6 +9,7 @@ from titans.data.batches import IGNORED
 from titans.data.tokenizer import ByteTokenizer
 from titans.errors import TitansError
 from titans.tasks.needles import KINDS, Needles, needles, noise
+from titans.tasks.sample import Mixed
 
 NEEDLE = re.compile(r"One of the special magic (?:number|uuid)s for (\S+) is: (\S+)\. ")
 QUESTION = re.compile(r"The special magic (?:number|uuid)s? for (\S+) mentioned in the provided text (?:is|are)(.*)$")
@@ -105,3 +106,29 @@ def test_two_million_tokens_are_never_there_at_once(random):
     for piece in sample.pieces(65_536):
         count, asked = count + len(piece), asked + int((piece.labels != IGNORED).sum())
     assert (count, asked) == (2_097_152, 9)
+
+
+def test_asked_again(documents, random):
+    task = needles("w", documents, again=0.9)
+    counts = []
+    for _ in range(60):
+        sample = task.sample(4000, random)
+        assert len(sample) == 4000
+        piece = sample.whole()
+        text = ByteTokenizer().decode([*piece.tokens, piece.labels[-1]])
+        (key, value), *more = NEEDLE.findall(text)
+        answers = text.count(f"The special magic uuid for {key} mentioned in the provided text is {value}.")
+        assert not more
+        assert (piece.labels != IGNORED).sum() == 38 * answers
+        counts.append(answers)
+    assert min(counts) == 1
+    assert max(counts) > 3
+
+
+def test_mixed_tasks_come_up_alike(documents, random):
+    mixed = Mixed(tuple(needles(kind, documents) for kind in ("pk", "w")))
+    assert mixed.shortest == needles("w", documents).shortest
+    assert mixed.vocab_size == 256
+    lengths = [(mixed.sample(1000, random).whole().labels != IGNORED).sum() for _ in range(200)]
+    assert 70 < lengths.count(9) < 130
+    assert lengths.count(9) + lengths.count(38) == 200

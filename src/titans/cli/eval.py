@@ -1,15 +1,16 @@
-"""Measure how well a model predicts text, in bits per byte, and how that changes along a document.
+"""Measure a trained model: how well it predicts text, or how well it does a task.
 
 Example:
     titans eval --checkpoint runs/book --text other.txt
     titans eval --checkpoint runs/book                    (the text that the run held out)
+    titans eval needles --checkpoint runs/needles --kind n --length 2048 16384 --depths 5 --haystack books/
 """
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import arg
+from tyro.conf import Positional, arg
 
 from titans.cli import corpus
 from titans.cli.imports import import_torch
@@ -21,31 +22,57 @@ if TYPE_CHECKING:
 
 
 def run(
+    task: Annotated[Positional[str], arg(metavar="TASK", help_behavior_hint="(default: predict text)")] = "text",
     *,
     checkpoint: Annotated[Path, arg(metavar="DIR")],
     text: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(default: what the run held out)")] = None,
     max_tokens: int = 262_144,
+    length: Annotated[tuple[int, ...], arg(metavar="N [N ...]")] = (2048, 4096, 8192, 16384),
+    samples: int = 20,
+    seed: int = 0,
+    kind: Literal["pk", "n", "w", "mk", "mv"] = "pk",
+    depths: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: anywhere)")] = None,
+    haystack: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(default: what the run held out)")] = None,
     batch_size: int = 8,
-    length: int = 512,
+    piece: int = 2048,
     json: bool = False,
 ) -> None:
-    """Reads the text once, documents side by side, with the memory carried along.
+    """Reads text once, documents side by side, with the memory carried along; or puts a task's questions.
 
     Args:
+        task: needles, ...; without one the text is predicted
         checkpoint: folder of a run or of a saved model
-        text: text file, folder, .gz or - for standard input
-        max_tokens: bytes to predict at most
-        batch_size: documents read side by side
-        length: bytes per step of reading; matters for speed and memory only
+        text: text to predict: file, folder, .gz or - for standard input
+        max_tokens: bytes of text to predict at most
+        length: tasks: tokens of a sample, one or more
+        samples: tasks: questions per length and depth
+        seed: tasks: of the samples
+        kind: needles: pass key, number, word (UUID), many keys, many values
+        depths: needles: so many places, evenly from the text's beginning to its end
+        haystack: needles: text to hide them in: file, folder or .gz
+        batch_size: documents or samples read side by side
+        piece: tokens per call; matters for speed and memory only
         json: print the result as JSON
     """
-    for name, value in (("--max-tokens", max_tokens), ("--batch-size", batch_size), ("--length", length)):
+    counts = {"--max-tokens": max_tokens, "--batch-size": batch_size, "--piece": piece, "--samples": samples}
+    counts |= {"--depths": 1 if depths is None else depths} | {"--length": min(length, default=0)}
+    for name, value in counts.items():
         if value < 1:
             raise TitansError(f"{name} is {value}; it must be at least 1")
     import_torch()
+    if task != "text":
+        from titans.cli import scores
+        from titans.tasks.catalogue import Choices
+
+        asked = scores.Asked(
+            lengths=length, samples=samples, depths=depths, seed=seed, batch_size=batch_size, piece=piece
+        )
+        cells = scores.measure(checkpoint, task, haystack, Choices(kind=kind), asked)
+        scores.show(task, cells, as_json=json)
+        return
     with tempfile.TemporaryDirectory() as spool:
         documents = _held_out(checkpoint) if text is None else corpus.documents(text, spool=Path(spool))
-        evaluation = _evaluate(checkpoint, documents, max_tokens, batch_size, length)
+        evaluation = _evaluate(checkpoint, documents, max_tokens, batch_size, piece)
     if json:
         from json import dumps
 

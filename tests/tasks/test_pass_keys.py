@@ -1,0 +1,51 @@
+"""Pass keys: stated once, asked for at all distances."""
+
+import re
+
+import numpy as np
+import pytest
+
+from titans.data.batches import IGNORED
+from titans.data.tokenizer import ByteTokenizer
+from titans.errors import TitansError
+from titans.tasks.filler import Filler
+from titans.tasks.pass_keys import PassKeys
+
+KEY = re.compile(r"\n#key:(\d{5})\n")
+
+
+@pytest.fixture
+def task(documents):
+    return PassKeys(filler=Filler(documents))
+
+
+def test_every_question_but_the_statement_is_asked(task, random):
+    for length in (task.shortest, 64, 333, 2000):
+        for _ in range(30):
+            sample = task.sample(length, random)
+            assert len(sample) == length
+            piece = sample.whole()
+            text = ByteTokenizer().decode(piece.tokens)
+            keys = KEY.findall(text)
+            assert len(keys) >= 2
+            assert len(set(keys)) == 1
+            asked = piece.labels != IGNORED
+            assert asked.sum() == 5 * (len(keys) - 1)
+            assert np.array_equal(piece.labels[:-1][asked[:-1]], piece.tokens[1:][asked[:-1]])
+            assert not asked[: text.index(keys[0]) + 5].any()
+
+
+def test_far_questions_come_up_as_near_ones_do(task, random):
+    gaps = []
+    for _ in range(200):
+        text = ByteTokenizer().decode(task.sample(4096, random).whole().tokens)
+        places = [match.start() for match in KEY.finditer(text)]
+        gaps += np.diff(places).tolist()
+    octaves = np.bincount(np.log2(gaps).astype(int), minlength=12)
+    assert (octaves[4:11] > 50).all()
+    assert max(gaps) > 2048
+
+
+def test_too_short(task, random):
+    with pytest.raises(TitansError, match="10 tokens are too few to state a pass key and ask for it: 24 do"):
+        task.sample(10, random)

@@ -1,0 +1,39 @@
+"""Every recipe has a model that knows its tokens, gives batches, and says how many."""
+
+import pytest
+
+from titans.errors import TitansError
+from titans.models.config import VARIANTS
+from titans.models.presets import num_parameters
+from titans.tasks.recipes import RECIPES, recipe
+from titans.training.config import TrainConfig
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_batches_fit_the_model(name, documents):
+    found = recipe(name)
+    source = found.source(documents, found.settings)
+    batch = source.next()
+    assert batch.tokens.max() < found.config.vocab_size
+    assert batch.labels.max() < found.config.vocab_size
+    assert batch.tokens.shape[1] <= found.settings.length
+    assert source.count(1) == batch.tokens.numel()
+    assert found.purpose
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_variant_can_be_built(name):
+    for variant in VARIANTS:
+        assert num_parameters(recipe(name).config.replace(variant=variant)) > 0
+
+
+def test_needles_begin_with_pass_keys(documents):
+    source = recipe("needles").source(documents, TrainConfig(steps=10, batch_size=2, length=512))
+    texts = [bytes(source.next().tokens.flatten().tolist()) for _ in range(8)]
+    assert [b"\n#key:" in text for text in texts] == [True] * 2 + [False] * 6
+    assert b"special magic" in texts[2]
+
+
+def test_no_such_recipe():
+    with pytest.raises(TitansError, match="there is no recipe 'cake'; choose one of needles"):
+        recipe("cake")
