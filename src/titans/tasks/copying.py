@@ -1,0 +1,62 @@
+"""Selective copying: some tokens lie scattered among blanks, and are to be said in their order at the end.
+
+    tokens    .  a  .  .  b  .  c  .  #  #  #
+    labels    -  -  -  -  -  -  -  -  a  b  c
+
+From Mamba (Gu & Dao 2023, arXiv 2312.00752), where a sample has 4,096 tokens. MAD (Poli et al. 2024,
+arXiv 2403.17844) has the same task with one marker and then blanks at which the answers are due. Ours: which ids are
+the blank (0) and the marker (the last).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from titans.data.batches import IGNORED
+from titans.parsing import check_types
+from titans.tasks.checks import require, require_length
+from titans.tasks.sample import Piece, Sample
+
+BLANK = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectiveCopying:
+    """Selective copying (a `Task`). The defaults are Mamba's."""
+
+    vocab_size: int = 16
+    """blank and marker included"""
+    num_tokens: int = 16
+    """what is to be copied; the same token may come more than once"""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        expected = "at least 3: a blank, a marker and something to copy"
+        require(self, "vocab_size", self.vocab_size >= 3, expected)
+        require(self, "num_tokens", self.num_tokens >= 1, "at least 1")
+
+    @property
+    def marker(self) -> int:
+        """At the n-th of these the n-th token is asked for."""
+        return self.vocab_size - 1
+
+    @property
+    def shortest(self) -> int:
+        """Without any blank."""
+        return 2 * self.num_tokens
+
+    def sample(self, length: int, random: np.random.Generator) -> Sample:
+        """`length` tokens: what is to be copied, anywhere among blanks, and as many markers.
+
+        Raises:
+            TitansError: the tokens and their markers do not fit into so few.
+        """
+        require_length(self, length)
+        end = length - self.num_tokens
+        copied = random.integers(BLANK + 1, self.marker, size=self.num_tokens)
+        tokens = np.full(length, BLANK, np.int64)
+        tokens[np.sort(random.choice(end, self.num_tokens, replace=False))] = copied
+        tokens[end:] = self.marker
+        labels = np.full(length, IGNORED, np.int64)
+        labels[end:] = copied
+        return Sample((Piece(tokens, labels),))

@@ -1,0 +1,151 @@
+"""MAD's recall tasks: pairs of a key and a value, and whenever a key comes again its value is asked for.
+
+    in-context    a 1  b 2  a 1  b                    one token per key and value; the second a asks for 1
+    noisy         a 1  ~ ~  b 2  a 1  ~ ~  b          with pairs of tokens that mean nothing in between
+    fuzzy         _ _  a b 1 2  a 3  c b 2  a b 1     one to three tokens per key and value; a and ab are two keys
+
+From MAD (Poli et al. 2024, arXiv 2403.17844, and the code published with it, whose baseline settings are the defaults
+here): keys and values from the two halves of the vocabulary, every key with a random value; noise from a vocabulary of
+its own; motifs in which no token comes twice; padding in front of fuzzy samples; a last pair whose key has come before.
+MAD trains on every next token (`SampleBatches` with text_weight=1) and scores what is asked here. Ours: any length (of
+an even number of tokens the last is a value), and that a fuzzy sample may end with any of its keys, all equally likely.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from titans.data.batches import IGNORED
+from titans.parsing import check_types
+from titans.tasks.checks import require, require_length
+from titans.tasks.sample import Piece, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class InContextRecall:
+    """In-context recall, and with noise noisy recall (a `Task`)."""
+
+    vocab_size: int = 16
+    """keys, then values, then noise"""
+    noise_vocab_size: int = 0
+    """tokens of the vocabulary that are noise"""
+    noise: float = 0.0
+    """share of the pairs that are two noise tokens instead"""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self, "noise", 0 <= self.noise < 1, "at least 0 and below 1")
+        least = 1 if self.noise else 0
+        holds = self.noise_vocab_size >= least
+        require(self, "noise_vocab_size", holds, f"at least {least} with noise {self.noise}")
+        holds, expected = self._num_known >= 2, f"at least {self.noise_vocab_size + 2}: a key, a value and the noise"
+        require(self, "vocab_size", holds, expected)
+
+    @property
+    def _num_known(self) -> int:
+        return self.vocab_size - self.noise_vocab_size
+
+    @property
+    def shortest(self) -> int:
+        """One pair, and its key once more."""
+        return 3
+
+    def sample(self, length: int, random: np.random.Generator) -> Sample:
+        """`length` tokens: pairs, the last of which is asked for.
+
+        Raises:
+            TitansError: fewer than three tokens.
+        """
+        require_length(self, length)
+        num_pairs, num_keys = (length + 1) // 2, self._num_known // 2
+        noisy = random.random(num_pairs) < self.noise
+        noisy[[random.integers(num_pairs - 1), -1]] = False  # the last pair, and one before it
+        keys = random.integers(num_keys, size=num_pairs)
+        keys[-1] = random.choice(np.unique(keys[:-1][~noisy[:-1]]))
+        values = random.integers(num_keys, self._num_known, size=num_keys)[keys]
+        tokens = np.stack([keys, values], 1)
+        if self.noise:
+            tokens[noisy] = random.integers(self._num_known, self.vocab_size, size=(noisy.sum(), 2))
+        stated = np.flatnonzero(~noisy)
+        again = np.delete(stated, np.unique(keys[stated], return_index=True)[1])
+        labels = np.full((num_pairs, 2), IGNORED, np.int64)
+        labels[again, 0] = values[again]
+        return Sample((Piece(tokens.ravel()[:length], labels.ravel()[:length]),))
+
+
+def noisy_recall() -> InContextRecall:
+    """MAD's noisy in-context recall: every fifth pair is noise."""
+    return InContextRecall(vocab_size=32, noise_vocab_size=16, noise=0.2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuzzyRecall:
+    """Fuzzy in-context recall (a `Task`): keys and values are motifs of adjacent tokens."""
+
+    vocab_size: int = 16
+    """keys, then values, then the padding"""
+    shortest_key: int = 1
+    """tokens; MAD trains with 1 and evaluates with `longest_key`"""
+    longest_key: int = 3
+    longest_value: int = 3
+    """the shortest has one token"""
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        require(self, "vocab_size", self.vocab_size >= 3, "at least 3: a key, a value and the padding")
+        num_keys, num_values = self._num_keys, self.vocab_size - 1 - self._num_keys
+        for field, most in (("longest_key", num_keys), ("longest_value", num_values)):
+            expected = f"from 1 to {most}, as vocab_size is {self.vocab_size} and no token comes twice in a motif"
+            require(self, field, 1 <= getattr(self, field) <= most, expected)
+        holds = 1 <= self.shortest_key <= self.longest_key
+        require(self, "shortest_key", holds, f"from 1 to longest_key = {self.longest_key}")
+
+    @property
+    def _num_keys(self) -> int:
+        return (self.vocab_size - 1) // 2
+
+    @property
+    def _longest_pair(self) -> int:
+        return self.longest_key + self.longest_value
+
+    @property
+    def shortest(self) -> int:
+        """Room for any pair twice; the last token of an answer is not shown."""
+        return 2 * self._longest_pair - 1
+
+    def sample(self, length: int, random: np.random.Generator) -> Sample:
+        """`length` tokens: padding and pairs, the last of which is asked for.
+
+        Raises:
+            TitansError: a pair and its repetition do not fit into so few tokens.
+        """
+        require_length(self, length)
+        room = length + 1 - self._longest_pair  # for all pairs but the last
+        most = room // (self.shortest_key + 1)
+        keys = _motifs(most, 0, self._num_keys, self.shortest_key, self.longest_key, random)
+        values = _motifs(most, self._num_keys, self.vocab_size - 1, 1, self.longest_value, random)
+        seen: dict[tuple[int, ...], int] = {}
+        first = np.array([seen.setdefault(tuple(key), place) for place, key in enumerate(keys.tolist())])
+        pairs = np.concatenate([keys, values[first]], 1)  # the first pair with a key gives it its value
+        num_pairs = int(np.searchsorted((pairs >= 0).sum(1).cumsum(), room, side="right"))
+        again = first[:num_pairs] < np.arange(num_pairs)
+        last = random.choice(first[:num_pairs][~again])
+        pairs, again = np.append(pairs[:num_pairs], pairs[[last]], 0), np.append(again, True)
+        asked = again[:, None] & (np.arange(self._longest_pair) >= self.longest_key)
+        present = pairs >= 0
+        padding = length + 1 - int(present.sum())
+        tokens = np.concatenate([np.full(padding, self.vocab_size - 1), pairs[present]])
+        answers = np.concatenate([np.full(padding, IGNORED), np.where(asked, pairs, IGNORED)[present]])
+        return Sample((Piece(tokens[:-1], answers[1:]),))
+
+
+def _motifs(count: int, start: int, stop: int, shortest: int, longest: int, random: np.random.Generator) -> np.ndarray:
+    """Random motifs of different tokens from `start` to `stop` [count, longest]; -1 after the end of a motif."""
+    tokens = np.empty((count, longest), np.int64)
+    for place in range(longest):
+        token = random.integers(start, stop - place, size=count)
+        for earlier in np.sort(tokens[:, :place]).T:  # counted among those that are still free
+            token += token >= earlier
+        tokens[:, place] = token
+    sizes = random.integers(shortest, longest + 1, size=(count, 1))
+    return np.where(np.arange(longest) < sizes, tokens, -1)
