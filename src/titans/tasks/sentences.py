@@ -18,7 +18,8 @@ _END = re.compile(
     r"(?<!\b[A-Z])(?<!\b(?:Mr|Ms|Dr|St))(?<!\bMrs)"  # initials and titles stand inside of sentences
     r"[.!?][\"'\u201d\u2019)\]_]*(?=\s+[^\sa-z])"
 )
-_READ = 256  # tokens read at once
+_READ = 256  # tokens searched at once
+_AROUND = 16  # tokens before and after, to tell whether a mark ends a sentence
 _LONGEST = 2048  # tokens in which a sentence is expected to end
 
 
@@ -46,11 +47,18 @@ def next_end(stretches: Sequence[Stretch], at: int, tokenizer: Tokenizer) -> int
 
 
 def _find_end(stretch: Stretch, start: int, stop: int, tokenizer: Tokenizer) -> int | None:
-    """The first end of a sentence between the tokens `start` and `stop` of a stretch; None: there is none."""
+    """The first end of a sentence after token `start` of a stretch, at most at `stop`; None: there is none."""
     for begin in range(start, stop, _READ):
-        tokens = stretch.read(begin, min(begin + _READ, stop)).tokens
-        found = _END.search(tokenizer.decode(tokens))
+        first = max(0, begin - _AROUND)
+        tokens = stretch.read(first, min(begin + _READ + _AROUND, stop)).tokens
+        text = tokenizer.decode(tokens)
+        found = _END.search(text, len(tokenizer.decode(tokens[: begin - first])))
         if found:
-            numbers = range(len(tokens) + 1)
-            return begin + bisect_left(numbers, found.end(), key=lambda n: len(tokenizer.decode(tokens[:n])))
+            return first + _tokens_of(text[: found.end()], tokens, tokenizer)
     return None
+
+
+def _tokens_of(beginning: str, tokens: np.ndarray, tokenizer: Tokenizer) -> int:
+    """How many of the tokens it takes to say a beginning of their text."""
+    numbers = range(len(tokens) + 1)
+    return bisect_left(numbers, True, key=lambda number: tokenizer.decode(tokens[:number]).startswith(beginning))
