@@ -7,19 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titans.errors import TitansError
-from titans.files import load_tensors, read_json, save_tensors, write_json
 from titans.memory.kernels.step import Workspace
 from titans.memory.layout import compact, document_positions, take
 from titans.memory.norm import RMSNorm
+from titans.models.arguments import check_labels, check_tokens
 from titans.models.attention import rotary_angles
 from titans.models.blocks import Block
 from titans.models.config import TitansConfig
+from titans.models.folder import read_model, write_model
+from titans.models.loss import weighted_cross_entropy
 from titans.models.segments import Stream
 from titans.models.state import LMState
 from titans.models.token import Token
-
-IGNORED = -100  # label without a loss, as in torch
 
 
 class TitansLM(nn.Module):
@@ -141,16 +140,9 @@ class TitansLM(nn.Module):
 
         weights: [B, T], how much each label counts in the mean; None for all the same.
         """
-        self._check_labels(tokens, labels, weights)
+        check_labels(tokens, labels, weights, self.config.vocab_size)
         logits, after = self(tokens, state, mask, reset)
-        logits, labels = logits.flatten(0, 1), labels.flatten()
-        logits = logits.float() if logits.dtype == torch.bfloat16 else logits
-        counted = (labels != IGNORED).to(logits.dtype)
-        if weights is not None:
-            counted = weights.flatten() * counted
-        nats = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
-        total = counted.sum()
-        return (nats * counted).sum() / torch.where(total > 0, total, 1), after
+        return weighted_cross_entropy(logits, labels, weights), after
 
     def begin(self, rows: int) -> LMState:
         """The state before the first token of `rows` documents."""
@@ -165,9 +157,7 @@ class TitansLM(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Writes config.json and model.safetensors into `folder`, each atomically."""
-        folder = Path(folder)
-        save_tensors(folder / "model.safetensors", "model", self.state_dict(), self.config.to_dict())
-        write_json(folder / "config.json", self.config.to_dict())
+        write_model(folder, self.config, self.state_dict())
 
     @classmethod
     def load(cls, folder: str | Path) -> "TitansLM":
@@ -176,33 +166,10 @@ class TitansLM(nn.Module):
         Raises:
             TitansError: a file is missing, damaged, of another kind, or does not fit the configuration.
         """
-        folder = Path(folder)
-        path, weights = folder / "config.json", folder / "model.safetensors"
-        config = TitansConfig.from_dict(read_json(path), path)
-        tensors, header = load_tensors(weights, "model")
-        # Compared before the model is built: a damaged number could ask for more memory than there is.
-        if TitansConfig.from_dict(header, weights) != config:
-            raise TitansError(f"{weights} does not fit {path}, which is not the one it was saved with: restore it")
-        model = cls(config)
-        expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-        if {name: tensor.shape for name, tensor in tensors.items()} != expected:
-            raise TitansError(f"{weights} does not fit {path}: copy or make them again")
-        if (dtype := tensors["embedding.weight"].dtype) != torch.float32:
-            model = model.to(dtype)
-        model.load_state_dict(tensors)
-        return model
+        return read_model(folder, cls, TitansConfig)
 
     def _check(self, tokens: Tensor, state: LMState | None, mask: Tensor | None, reset: Tensor | None) -> None:
-        if not isinstance(tokens, Tensor):
-            raise ValueError(f"tokens must be a tensor [B, T] int64, got {type(tokens).__name__}")
-        if tokens.dim() != 2 or tokens.dtype != torch.int64:
-            raise ValueError(f"tokens must be [B, T] int64, got {tuple(tokens.shape)} {tokens.dtype}")
-        if tokens.numel() == 0:
-            raise ValueError(f"tokens is empty: {tuple(tokens.shape)}; pass at least one row of one token")
-        self._check_ids("token id", tokens)
-        for name, flags in (("mask", mask), ("reset", reset)):
-            if flags is not None and flags.shape != tokens.shape:
-                raise ValueError(f"{name} must be [B, T] = {tuple(tokens.shape)}, got {tuple(flags.shape)}")
+        check_tokens(tokens, self.config.vocab_size, mask=mask, reset=reset)
         if state is not None:
             self._check_state(tokens, state)
 
@@ -220,20 +187,6 @@ class TitansLM(nn.Module):
         if running is not None and (running.shape != tokens.shape or running.dtype != torch.bool):
             raise ValueError(f"running must be [B] bool, got {tuple(running.shape)} {running.dtype}")
         self._check_state(tokens, state)
-
-    def _check_labels(self, tokens: Tensor, labels: Tensor, weights: Tensor | None) -> None:
-        if labels.shape != tokens.shape or labels.dtype != torch.int64:
-            expected = f"[B, T] = {tuple(tokens.shape)} int64"
-            raise ValueError(f"labels must be {expected}, got {tuple(labels.shape)} {labels.dtype}")
-        if weights is not None and weights.shape != tokens.shape:
-            raise ValueError(f"weights must be [B, T] = {tuple(tokens.shape)}, got {tuple(weights.shape)}")
-        self._check_ids("label", labels.masked_fill(labels == IGNORED, 0))
-
-    def _check_ids(self, name: str, ids: Tensor) -> None:
-        low, high = (int(bound) for bound in ids.aminmax()) if ids.numel() else (0, 0)
-        if low < 0 or high >= self.config.vocab_size:
-            bad = low if low < 0 else high
-            raise ValueError(f"{name} {bad} is outside the vocabulary 0 ... {self.config.vocab_size - 1}")
 
 
 def empty_state(config: TitansConfig) -> LMState:

@@ -1,0 +1,118 @@
+"""The model of transformers that a configuration names, with random weights and without a head.
+
+Without the packages mamba-ssm, causal-conv1d and flash-linear-attention, as on a processor, transformers computes in
+plain PyTorch: Mamba token by token, Mamba-2 and gated delta in chunks.
+"""
+
+import logging
+import math
+
+import torch
+from torch import nn
+from transformers import (
+    LlamaConfig,
+    LlamaModel,
+    Mamba2Config,
+    Mamba2Model,
+    MambaConfig,
+    MambaModel,
+    MistralConfig,
+    MistralModel,
+    Qwen3NextConfig,
+    Qwen3NextModel,
+)
+from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
+
+from titans.baselines.config import BaselineConfig
+
+CHUNK_SIZE = 64  # of Mamba-2; gated delta has the same
+
+
+def build(config: BaselineConfig) -> nn.Module:
+    """A model that turns tokens [B, T] into outputs [B, T, dim]."""
+    logging.getLogger("transformers.integrations.hub_kernels").addFilter(_worth_saying)
+    match config.name:
+        case "llama":
+            return LlamaModel(LlamaConfig(**_sizes(config), **_attention(config)))
+        case "llama-swa":
+            return MistralModel(
+                MistralConfig(**_sizes(config), **_attention(config), sliding_window=config.window_size)
+            )
+        case "mamba":
+            return _mamba(config)
+        case "mamba2":
+            return _mamba2(config)
+        case _:
+            return _gated_delta(config)
+
+
+def _sizes(config: BaselineConfig) -> dict:
+    return {
+        "vocab_size": config.vocab_size,
+        "hidden_size": config.dim,
+        "num_hidden_layers": config.num_layers,
+        "pad_token_id": None,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+
+
+def _attention(config: BaselineConfig) -> dict:
+    return {
+        "intermediate_size": config.width,
+        "num_attention_heads": config.num_heads,
+        "num_key_value_heads": config.num_heads,
+        "head_dim": config.dim // config.num_heads,
+    }
+
+
+def _mamba(config: BaselineConfig) -> MambaModel:
+    settings = MambaConfig(**_sizes(config))
+    settings.intermediate_size = config.width  # by itself a whole multiple of dim, which is too coarse to match sizes
+    return MambaModel(settings)
+
+
+def _mamba2(config: BaselineConfig) -> Mamba2Model:
+    settings = Mamba2Config(
+        **_sizes(config),
+        num_heads=config.num_heads,
+        head_dim=2 * config.dim // config.num_heads,
+        state_size=config.width,
+        n_groups=1,
+        chunk_size=CHUNK_SIZE,
+    )
+    return Mamba2Model(settings)
+
+
+def _gated_delta(config: BaselineConfig) -> Qwen3NextModel:
+    """Qwen3-Next without its mixture of experts; keys of 3/4 dim and values of 3/2 dim, as in Gated DeltaNet."""
+    settings = Qwen3NextConfig(
+        **_sizes(config),
+        **_attention(config),
+        num_experts=0,
+        layer_types=["full_attention" if config.attends(i) else "linear_attention" for i in range(config.num_layers)],
+        linear_num_key_heads=config.num_heads,
+        linear_num_value_heads=config.num_heads,
+        linear_key_head_dim=max(1, 3 * config.dim // (4 * config.num_heads)),
+        linear_value_head_dim=max(1, 3 * config.dim // (2 * config.num_heads)),
+    )
+    model = Qwen3NextModel(settings)
+    _begin_slow(model)
+    return model
+
+
+@torch.no_grad()
+def _begin_slow(model: Qwen3NextModel) -> None:
+    """Steps from 0.001 to 0.1, as in Mamba-2 and Gated DeltaNet.
+
+    Qwen3-Next itself begins with steps of 1.3: most heads would forget everything within a token.
+    """
+    for module in model.modules():
+        if isinstance(module, Qwen3NextGatedDeltaNet):
+            step = torch.empty_like(module.dt_bias).uniform_(math.log(0.001), math.log(0.1)).exp()
+            module.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+
+
+def _worth_saying(record: logging.LogRecord) -> bool:
+    """Not that a package for GPUs is missing, which transformers says of every function."""
+    return "is falling back to its reference PyTorch implementation" not in record.getMessage()

@@ -1,0 +1,37 @@
+"""What language models are called with: tokens, flags and labels of the right shape, ids within the vocabulary."""
+
+import torch
+from torch import Tensor
+
+from titans.models.loss import IGNORED
+
+
+def check_tokens(tokens: Tensor, vocab_size: int, **flags: Tensor | None) -> None:
+    """Raises ValueError unless tokens is [B, T] int64 of at least one token, and each of `flags` [B, T] or None."""
+    if not isinstance(tokens, Tensor):
+        raise ValueError(f"tokens must be a tensor [B, T] int64, got {type(tokens).__name__}")
+    if tokens.dim() != 2 or tokens.dtype != torch.int64:
+        raise ValueError(f"tokens must be [B, T] int64, got {tuple(tokens.shape)} {tokens.dtype}")
+    if tokens.numel() == 0:
+        raise ValueError(f"tokens is empty: {tuple(tokens.shape)}; pass at least one row of one token")
+    _check_ids("token id", tokens, vocab_size)
+    for name, flag in flags.items():
+        if flag is not None and flag.shape != tokens.shape:
+            raise ValueError(f"{name} must be [B, T] = {tuple(tokens.shape)}, got {tuple(flag.shape)}")
+
+
+def check_labels(tokens: Tensor, labels: Tensor, weights: Tensor | None, vocab_size: int) -> None:
+    """Raises ValueError unless labels is [B, T] int64 with ids or -100, and weights [B, T] or None."""
+    if labels.shape != tokens.shape or labels.dtype != torch.int64:
+        expected = f"[B, T] = {tuple(tokens.shape)} int64"
+        raise ValueError(f"labels must be {expected}, got {tuple(labels.shape)} {labels.dtype}")
+    if weights is not None and weights.shape != tokens.shape:
+        raise ValueError(f"weights must be [B, T] = {tuple(tokens.shape)}, got {tuple(weights.shape)}")
+    _check_ids("label", labels.masked_fill(labels == IGNORED, 0), vocab_size)
+
+
+def _check_ids(name: str, ids: Tensor, vocab_size: int) -> None:
+    low, high = (int(bound) for bound in ids.aminmax()) if ids.numel() else (0, 0)
+    if low < 0 or high >= vocab_size:
+        bad = low if low < 0 else high
+        raise ValueError(f"{name} {bad} is outside the vocabulary 0 ... {vocab_size - 1}")

@@ -1,0 +1,25 @@
+"""The loss of language models."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = -100  # label without a loss, as in torch
+
+
+def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean cross-entropy in nats over the labels that are not -100; 0 without any.
+
+    Args:
+        logits: [B, T, V]; bfloat16 is taken to float32 first.
+        labels: [B, T] int64.
+        weights: [B, T], how much each label counts in the mean; None for all the same.
+    """
+    logits, labels = logits.flatten(0, 1), labels.flatten()
+    logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+    counted = (labels != IGNORED).to(logits.dtype)
+    if weights is not None:
+        counted = weights.flatten() * counted
+    nats = F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="none")
+    total = counted.sum()
+    return (nats * counted).sum() / torch.where(total > 0, total, 1)
