@@ -58,8 +58,8 @@ activations and norms, and what the backward pass computes anew; all of them tak
 The terms with C count whole squares of tokens by tokens, as a product would compute them; the kernel leaves out most of
 the half in which a token would see the future, which is up to a tenth of the count at C = 64 and nothing at C = 16.
 
-The product is timed over ten products a round. Its rate still moves with the machine, so it is below each table: where it
-is lower than in other tables with as many threads the shares above it are too high.
+The product is timed ten times a round. Its rate still moves with the machine, so it is below each table: where it is
+lower than in other tables with as many threads the shares above it are too high.
 
 ## The other packages
 

@@ -1,0 +1,131 @@
+"""Every baseline keeps what the interface promises: any split, no future, rows apart, states that stay as they are."""
+
+import pytest
+import torch
+
+from titans.baselines import NAMES, BaselineConfig, BaselineLM, BaselineState, load_model, match_parameters
+from titans.errors import TitansError
+from titans.models.config import TitansConfig
+from titans.models.language_model import TitansLM
+
+CLOSE = {"rtol": 1e-4, "atol": 2e-5}  # float32; chunks of other lengths add up in another order
+
+
+@pytest.fixture(params=NAMES)
+def model(request):
+    torch.manual_seed(0)
+    return BaselineLM(BaselineConfig(name=request.param, dim=32, num_layers=2, num_heads=2, window_size=16)).eval()
+
+
+def tokens(rows=2, length=70):
+    return torch.randint(256, (rows, length), generator=torch.Generator().manual_seed(1))
+
+
+def test_any_split_equals_one_call(model):
+    x = tokens()
+    with torch.no_grad():
+        whole, end = model(x)
+        for cuts in ([1, 69], [40, 30], [3, 1, 1, 60, 5]):
+            state, parts = None, []
+            for piece in x.split(cuts, dim=1):
+                logits, state = model(piece, state)
+                parts.append(logits)
+            torch.testing.assert_close(torch.cat(parts, 1), whole, **CLOSE)
+            assert (state.position == 70).all()
+            for one, other in zip(state.tensors().values(), end.tensors().values(), strict=True):
+                torch.testing.assert_close(one, other, **CLOSE)
+
+
+def test_the_future_changes_nothing(model):
+    x = tokens()
+    for t in (1, 17, 64, 69):
+        y = x.clone()
+        y[:, t:] = (y[:, t:] + 7) % 256
+        with torch.no_grad():
+            before, after = model(x)[0], model(y)[0]
+        torch.testing.assert_close(before[:, :t], after[:, :t], **CLOSE)
+        assert (before[:, t:] - after[:, t:]).abs().max() > 1e-3
+
+
+def test_rows_do_not_meet(model):
+    x = tokens(3)
+    with torch.no_grad():
+        together, alone = model(x)[0], torch.cat([model(row[None])[0] for row in x])
+    torch.testing.assert_close(together, alone, **CLOSE)
+
+
+def test_a_state_stays_as_it_is(model):
+    with torch.no_grad():
+        _, state = model(tokens())
+        kept = {name: tensor.clone() for name, tensor in state.tensors().items()}
+        first, _ = model(tokens(length=3), state)
+        again, _ = model(tokens(length=3), state)
+    assert torch.equal(first, again)
+    for name, tensor in state.tensors().items():
+        assert torch.equal(tensor, kept[name]), name
+
+
+def test_gradients_with_a_carried_state(model):
+    x = tokens()
+    _, state = model(x)
+    loss, _ = model.loss(x, x.roll(-1, 1), state=state.detach())
+    loss.backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients)
+    assert sum(gradient.abs().sum() for gradient in gradients) > 0
+
+
+def test_a_reset_of_all_rows_begins_anew(model):
+    x, reset = tokens(), torch.zeros(2, 70, dtype=torch.bool)
+    with torch.no_grad():
+        fresh, state = model(x)
+        reset[:, 0] = True
+        torch.testing.assert_close(model(x, state, reset=reset)[0], fresh, rtol=0, atol=0)
+    reset[0, 0] = False
+    with pytest.raises(ValueError, match="in some rows only"):
+        model(x, state, reset=reset)
+
+
+def test_saved_and_loaded(model, tmp_path):
+    model.save(tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert isinstance(loaded, BaselineLM)
+    with torch.no_grad():
+        logits, state = model(tokens())
+        assert torch.equal(loaded.eval()(tokens())[0], logits)
+        state.save(tmp_path / "state.safetensors")
+        again = BaselineState.load(tmp_path / "state.safetensors")
+        assert torch.equal(model(tokens(length=2), again)[0], model(tokens(length=2), state)[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("target", [150_000, 600_000])
+def test_as_many_parameters_as_asked_for(name, target):
+    config = BaselineConfig(name=name, dim=64 if target < 400_000 else 128, num_layers=2, num_heads=2)
+    found = BaselineLM(match_parameters(config, target)).num_parameters
+    assert abs(found - target) < 0.05 * target
+
+
+def test_one_of_ours_is_loaded_too(tmp_path):
+    TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path)
+    assert isinstance(load_model(tmp_path), TitansLM)
+
+
+def test_neither_kind(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(TitansError, match="neither that of a Titans model nor of a baseline"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"name": "gpt"}, "BaselineConfig.name"),
+        ({"name": "llama", "dim": 30, "num_heads": 4}, "dim is 30; it must be a multiple of 2 num_heads = 8"),
+        ({"name": "llama-swa", "window_size": 1}, "window_size is 1; it must be at least 2"),
+        ({"name": "hybrid", "num_layers": 1}, "num_layers is 1; it must be at least 2"),
+    ],
+)
+def test_impossible_settings(settings, words):
+    with pytest.raises(ValueError, match=words):
+        BaselineConfig(**settings)
