@@ -4,6 +4,7 @@ Example:
     titans eval --checkpoint runs/book --text other.txt
     titans eval --checkpoint runs/book                    (the text that the run held out)
     titans eval needles --checkpoint runs/needles --kind n --length 2048 16384 --depths 5 --haystack books/
+    titans eval state-tracking --checkpoint runs/parity --problem parity --length 64 512
 """
 
 import tempfile
@@ -33,6 +34,10 @@ def run(
     kind: Literal["pk", "n", "w", "mk", "mv"] = "pk",
     depths: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: anywhere)")] = None,
     haystack: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(default: what the run held out)")] = None,
+    question: Literal["qa1", "qa2", "qa3", "qa4", "qa5"] = "qa1",
+    mode: Literal["finetuned", "fewshot"] = "finetuned",
+    babi: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: babi in $TITANS_DATA)")] = None,
+    problem: Literal["parity", "mod5", "S3", "A5", "S5"] = "parity",
     batch_size: int = 8,
     piece: int = 2048,
     json: bool = False,
@@ -40,7 +45,8 @@ def run(
     """Reads text once, documents side by side, with the memory carried along; or puts a task's questions.
 
     Args:
-        task: needles, ...; without one the text is predicted
+        task: needles, babilong, mqar, copying, in-context-recall, noisy-recall, fuzzy-recall or state-tracking; without
+            one the text is predicted
         checkpoint: folder of a run or of a saved model
         text: text to predict: file, folder, .gz or - for standard input
         max_tokens: bytes of text to predict at most
@@ -49,7 +55,11 @@ def run(
         seed: tasks: of the samples
         kind: needles: pass key, number, word (UUID), many keys, many values
         depths: needles: so many places, evenly from the text's beginning to its end
-        haystack: needles: text to hide them in: file, folder or .gz
+        haystack: needles, babilong: text to hide things in: file, folder or .gz
+        question: babilong: which of bAbI's tasks
+        mode: babilong: without or with the benchmark's instruction and examples
+        babi: babilong: folder of bAbI's files
+        problem: state-tracking: which problem
         batch_size: documents or samples read side by side
         piece: tokens per call; matters for speed and memory only
         json: print the result as JSON
@@ -64,10 +74,11 @@ def run(
         from titans.cli import scores
         from titans.tasks.catalogue import Choices
 
+        choices = Choices(kind=kind, question=question, mode=mode, babi=babi, problem=problem)
         asked = scores.Asked(
             lengths=length, samples=samples, depths=depths, seed=seed, batch_size=batch_size, piece=piece
         )
-        cells = scores.measure(checkpoint, task, haystack, Choices(kind=kind), asked)
+        cells = scores.measure(checkpoint, task, haystack, choices, asked)
         scores.show(task, cells, as_json=json)
         return
     with tempfile.TemporaryDirectory() as spool:
@@ -93,14 +104,13 @@ def _held_out(run: Path) -> "list[Document]":
 def _evaluate(
     checkpoint: Path, documents: "list[Document]", max_tokens: int, batch_size: int, length: int
 ) -> "Evaluation":
+    from titans.baselines import load_model
     from titans.data.batches import DocumentBatches
-    from titans.models.language_model import TitansLM
-    from titans.training.checkpoint import find_checkpoint
     from titans.training.evaluate import evaluate
     from titans.training.model import best_device
     from titans.training.progress import Progress
 
-    model = TitansLM.load(find_checkpoint(checkpoint)).to(best_device())
+    model = load_model(checkpoint).to(best_device())
     source = DocumentBatches(documents, min(batch_size, len(documents)), length, epochs=1)
     total = min(max_tokens, sum(map(len, documents)))
     with Progress("eval", total=total, unit="bytes") as progress:

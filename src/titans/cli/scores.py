@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from titans.baselines import BaselineLM, load_model
 from titans.cli import corpus
 from titans.data.text import Document, split_documents
 from titans.errors import TitansError
@@ -57,7 +58,7 @@ def measure(checkpoint: Path, name: str, haystack: str | None, choices: Choices,
     """
     if name not in TASKS:
         raise TitansError(f"there is no task {name!r}; choose one of {', '.join(TASKS)}")
-    model = TitansLM.load(find_checkpoint(checkpoint)).to(best_device())
+    model = load_model(checkpoint).to(best_device())
     with tempfile.TemporaryDirectory() as spool:
         if name in NEED_TEXT:
             documents = _held_out(checkpoint) if haystack is None else corpus.documents(haystack, spool=Path(spool))
@@ -69,7 +70,7 @@ def _held_out(run: Path) -> list[Document]:
     return split_documents(corpus.remembered(run), seed=read_settings(find_checkpoint(run)).seed)[1]
 
 
-def _cells(model: TitansLM, name: str, choices: Choices, asked: Asked) -> list[Cell]:
+def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Asked) -> list[Cell]:
     depths = [None] if asked.depths is None else [n / max(1, asked.depths - 1) for n in range(asked.depths)]
     tasks = [(depth, TASKS[name](replace(choices, depth=depth))) for depth in depths]
     vocabulary, known = tasks[0][1].vocab_size, model.config.vocab_size

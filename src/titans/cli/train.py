@@ -20,7 +20,10 @@ from titans.errors import TitansError
 from titans.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from titans.baselines import BaselineLM
+    from titans.baselines.config import Name
     from titans.data.text import Document
+    from titans.models.config import TitansConfig
     from titans.models.language_model import TitansLM
     from titans.training.loop import TrainResult
 
@@ -35,6 +38,12 @@ def run(
         Literal["mac", "mag", "mal", "lmm", "attention"] | None,
         arg(metavar="{mac,mag,mal,lmm,attention}", help_behavior_hint="(default: the preset's)"),
     ] = None,
+    baseline: Annotated[
+        Literal["llama", "llama-swa", "mamba", "mamba2", "gated-delta", "hybrid"] | None,
+        arg(
+            metavar="{llama,llama-swa,mamba,mamba2,gated-delta,hybrid}", help_behavior_hint="(default: a Titans model)"
+        ),
+    ] = None,
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: a new run)")] = None,
     json: bool = False,
     settings: Annotated[TrainConfig, arg(name="")] = TrainConfig(),  # noqa: B008 (it is frozen)
@@ -47,25 +56,35 @@ def run(
         recipe: a task to learn, with its own model and settings: needles, ...; settings given as options come first
         preset: size of the model: tiny, small, 170m, ...
         variant: memory as context, as gate, as layer, alone, or attention without a memory
+        baseline: another model instead, of as many parameters as the recipe's; needs pip install 'titans[hf]'
         resume: folder of a run to go on with, with its own text, recipe and settings
         json: print the result as JSON
         settings: how to train
     """
     if resume is not None:
-        if (text, out, recipe, preset, variant, settings) != (None, None, None, None, None, TrainConfig()):
+        given = (text, out, recipe, preset, variant, baseline)
+        if any(option is not None for option in given) or settings != TrainConfig():
             raise TitansError("--resume takes the text and every setting from the run: leave the other options out")
         import_torch()
         result = _resume(resume)
+    elif baseline is not None and (recipe is None or variant is not None):
+        raise TitansError("--baseline goes with --recipe and without --variant: it is another model for the same task")
     elif out is None:
         raise TitansError("--out is missing: name a folder for the run, for example --out runs/first")
     else:
         import_torch()
-        result = _begin(text, out, recipe, preset, variant, settings)
+        result = _begin(text, out, recipe, preset, variant, baseline, settings)
     _show(result, json)
 
 
 def _begin(
-    text: str | None, out: Path, name: str | None, preset: str | None, variant: str | None, settings: TrainConfig
+    text: str | None,
+    out: Path,
+    name: str | None,
+    preset: str | None,
+    variant: str | None,
+    baseline: "Name | None",
+    settings: TrainConfig,
 ) -> "TrainResult":
     import torch
 
@@ -88,7 +107,24 @@ def _begin(
         sides = split_documents(corpus.documents(text, spool=out), seed=settings.seed)
         corpus.remember(out, text, name)
         torch.manual_seed(settings.seed)
-        return _train(TitansLM(config), *sides, name, settings, out, resume=False)
+        model = TitansLM(config) if baseline is None else _baseline(baseline, config)
+        return _train(model, *sides, name, settings, out, resume=False)
+
+
+def _baseline(name: "Name", config: "TitansConfig") -> "BaselineLM":
+    """As wide and deep as the model it stands in for, with as many parameters."""
+    from titans.baselines import BaselineConfig, BaselineLM, match_parameters
+    from titans.models.presets import num_parameters
+
+    like = BaselineConfig(
+        name=name,
+        vocab_size=config.vocab_size,
+        dim=config.dim,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        window_size=config.window_size,
+    )
+    return BaselineLM(match_parameters(like, num_parameters(config)))
 
 
 def _overridden(settings: TrainConfig, given: TrainConfig) -> TrainConfig:
@@ -99,18 +135,18 @@ def _overridden(settings: TrainConfig, given: TrainConfig) -> TrainConfig:
 
 
 def _resume(run: Path) -> "TrainResult":
+    from titans.baselines import load_model
     from titans.data.text import split_documents
-    from titans.models.language_model import TitansLM
     from titans.training.checkpoint import find_checkpoint, read_settings
 
     checkpoint = find_checkpoint(run)
     settings = read_settings(checkpoint)
     sides = split_documents(corpus.remembered(run), seed=settings.seed)
-    return _train(TitansLM.load(checkpoint), *sides, corpus.recipe_of(run), settings, run, resume=True)
+    return _train(load_model(checkpoint), *sides, corpus.recipe_of(run), settings, run, resume=True)
 
 
 def _train(
-    model: "TitansLM",
+    model: "TitansLM | BaselineLM",
     train_documents: "list[Document]",
     held_out: "list[Document]",
     recipe: str | None,

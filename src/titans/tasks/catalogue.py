@@ -2,10 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 from titans.data.batches import TokenDocument
+from titans.tasks.babi import BabiTask
+from titans.tasks.babilong import Babilong, Mode
+from titans.tasks.copying import SelectiveCopying
+from titans.tasks.filler import Filler
+from titans.tasks.mad import FuzzyRecall, InContextRecall, noisy_recall
+from titans.tasks.mqar import MQAR
 from titans.tasks.needles import Kind, needles
 from titans.tasks.sample import Task
+from titans.tasks.state_tracking import ModularCounting, WordProblem, parity
+
+Problem = Literal["parity", "mod5", "S3", "A5", "S5"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,9 +29,33 @@ class Choices:
     """needles: which of them"""
     depth: float | None = None
     """needles: where they lie, 0 the text's beginning, 1 its end; None: anywhere"""
+    question: BabiTask = "qa1"
+    """babilong: which of bAbI's tasks"""
+    mode: Mode = "finetuned"
+    """babilong: with the benchmark's instruction and examples, or without"""
+    babi: Path | None = None
+    """babilong: folder of bAbI's files; None: in $TITANS_DATA"""
+    problem: Problem = "parity"
+    """state-tracking: which of them"""
 
 
 TASKS: dict[str, Callable[[Choices], Task]] = {
     "needles": lambda choices: needles(choices.kind, choices.haystack, depth=choices.depth),
+    "babilong": lambda choices: Babilong(
+        choices.question, Filler(choices.haystack), split="test", mode=choices.mode, folder=choices.babi
+    ),
+    "mqar": lambda _: MQAR(),
+    "copying": lambda _: SelectiveCopying(),
+    "in-context-recall": lambda _: InContextRecall(),
+    "noisy-recall": lambda _: noisy_recall(),
+    "fuzzy-recall": lambda _: FuzzyRecall(),
+    "state-tracking": lambda choices: state_tracking(choices.problem),
 }
 NEED_TEXT = ("needles", "babilong")
+
+
+def state_tracking(problem: Problem) -> Task:
+    """A word problem, parity or counting modulo 5."""
+    if problem == "parity":
+        return parity()
+    return ModularCounting(modulus=5) if problem == "mod5" else WordProblem(group=problem)
