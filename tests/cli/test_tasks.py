@@ -1,0 +1,135 @@
+"""Tasks from the command line: train with a recipe, go on, ask."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from titans.baselines import BaselineLM, load_model
+from titans.cli.main import main
+from titans.models.config import TitansConfig
+from titans.models.language_model import TitansLM
+
+QUICK = ("--recipe", "needles", "--steps", "3", "--batch-size", "1", "--length", "256", "--save-every", "1")
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "book.txt"
+    words = np.random.default_rng(0).choice(["stone", "river", "and", "the", "walks", "over"], 4000)
+    path.write_text(" ".join(words.tolist()))
+    return path
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def weights(folder: Path) -> list[torch.Tensor]:
+    return list(load_model(folder).state_dict().values())
+
+
+def test_a_recipe_is_trained_and_gone_on_with(tmp_path, text, capsys, monkeypatch):
+    assert run("train", *QUICK, "--text", text, "--out", tmp_path / "whole") == 0
+    assert json.loads((tmp_path / "whole" / "run.json").read_text())["recipe"] == "needles"
+    original, calls = TitansLM.loss, []
+
+    def breaks(self, *arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("power cut")
+        return original(self, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TitansLM, "loss", breaks)
+        assert run("train", *QUICK, "--text", text, "--out", tmp_path / "cut") == 1
+    assert run("train", "--resume", tmp_path / "cut") == 0
+    for one, two in zip(weights(tmp_path / "whole"), weights(tmp_path / "cut"), strict=True):
+        assert torch.equal(one, two)
+    capsys.readouterr()
+
+
+def test_settings_from_the_command_line_come_before_the_recipes(tmp_path, text, capsys):
+    assert run("train", *QUICK, "--text", text, "--out", tmp_path / "run", "--variant", "lmm", "--seed", 3) == 0
+    settings = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())["config"]
+    assert (settings["steps"], settings["seed"], settings["learning_rate"]) == (3, 3, 3e-3)
+    assert load_model(tmp_path / "run").config.variant == "lmm"
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("name", ["llama-swa", "gated-delta"])
+def test_a_baseline_in_the_place_of_ours(name, tmp_path, text, capsys):
+    assert run("train", *QUICK, "--text", text, "--out", tmp_path / "run", "--baseline", name) == 0
+    model, ours = load_model(tmp_path / "run"), TitansLM(TitansConfig(dim=64, num_layers=2, num_heads=2))
+    assert isinstance(model, BaselineLM)
+    assert abs(model.num_parameters - ours.num_parameters) < 0.25 * ours.num_parameters
+    assert run("eval", "needles", "--checkpoint", tmp_path / "run", "--length", 400, "--samples", 1) == 0
+    assert run("train", "--resume", tmp_path / "run") == 0
+    capsys.readouterr()
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    torch.manual_seed(0)
+    TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_needles_by_length_and_depth(model, text, capsys):
+    options = ("--checkpoint", model, "--haystack", text, "--kind", "w", "--length", 500, 700, "--depths", 3)
+    assert run("eval", "needles", *options, "--samples", 2, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    cells = [(cell["length"], cell["depth"], cell["samples"]) for cell in found["scores"]]
+    assert cells == [(length, depth, 2) for length in (500, 700) for depth in (0.0, 0.5, 1.0)]
+    assert run("eval", "needles", *options, "--samples", 2) == 0
+    table = capsys.readouterr().out
+    assert "50%" in table
+    assert "0.0%" in table
+
+
+def test_the_seed_decides_and_pieces_do_not(model, text, capsys):
+    def scores(*options: object) -> str:
+        given = ("--checkpoint", model, "--haystack", text, "--length", 600, "--samples", 3, "--json")
+        assert run("eval", "needles", *given, *options) == 0
+        return capsys.readouterr().out
+
+    assert scores() == scores("--piece", 100, "--batch-size", 2)
+
+
+def test_state_tracking(model, capsys):
+    assert run("eval", "state-tracking", "--checkpoint", model, "--problem", "S5", "--length", 20, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["scores"][0]["length"] == 20
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("cake",), "there is no task 'cake'; choose one of needles"),
+        (("mqar", "--length", "64"), "the task 'mqar' has 8192 tokens and the model knows 256"),
+        (("needles", "--length", "99"), "--length 99 is too short for needles: it takes 373 tokens"),
+        (("needles", "--samples", "0"), "--samples is 0; it must be at least 1"),
+        (("babilong", "--babi", "nowhere"), "nowhere"),
+        (("needles", "--kind", "x"), "kind"),
+    ],
+)
+def test_wrong_input_is_one_clear_line(options, words, model, text, capsys):
+    assert run("eval", *options, "--checkpoint", model, "--haystack", text) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert words in error[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--recipe", "cake"), "there is no recipe 'cake'; choose one of needles"),
+        (("--baseline", "llama"), "--baseline goes with --recipe and without --variant"),
+        (("--recipe", "needles", "--baseline", "llama", "--variant", "mac"), "--baseline goes with --recipe"),
+    ],
+)
+def test_wrong_options_of_a_training(options, words, tmp_path, text, capsys):
+    assert run("train", "--out", tmp_path / "run", "--text", text, *options) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
