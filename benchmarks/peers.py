@@ -7,7 +7,7 @@ at the first weights. Its accelerated scan is for GPUs. The gated delta rule and
 a network inside: other layers for the same purpose, in the forms their packages offer for this processor.
 """
 
-# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 from collections.abc import Callable, Sequence
 from functools import partial
