@@ -48,7 +48,7 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
             pending = torch.where(begins[..., 0], 0, pending)
         surprise = network.surprise(k[r], v[r], weights, call.norm)
         if plan.old is not None and plan.any_old[r]:
-            surprise = _merge_surprise(plan.old[r], state, surprise)
+            surprise = merge_surprise(plan.old[r], state, surprise)
         chunk = decays(gates.map(itemgetter(r)), widths) if all_decays is None else list(all_decays[r])
         guard, new_pending = shrink(network, surprise, weights, chunk, pending, call.guard_limit)
         outputs.append(read(network, q[r], weights, momentum, surprise, chunk, guard, call.norm))
@@ -164,7 +164,8 @@ def close(
     return tuple(new_weights), tuple(new_momentum)
 
 
-def _merge_surprise(old: Tensor, state: MemoryState, new: Surprise) -> Surprise:
+def merge_surprise(old: Tensor, state: MemoryState, new: Surprise) -> Surprise:
+    """`new`, but in the slots `old` [B, C] what the open chunk of `state` holds."""
     slots = old[:, None, :, None]
     return Surprise(
         _choose(slots, state.inputs, new.inputs),

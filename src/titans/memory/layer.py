@@ -118,12 +118,8 @@ class NeuralMemory(nn.Module):
     ) -> tuple[Tensor, MemoryState]:
         """What `forward` does up to the output, without its checks: the memory's reads [B, T, H, d] (arbitrary where a
         token is absent) and the state after the last token."""
-        if reset is not None and mask is not None:
-            reset = reset & mask
-        position = document_positions(state.position, x.shape[1], mask, reset)
-
         projected = self.project_qkv(x)
-        (q, k, v), tail = self._convolve(projected, self.conv_weight, state.tail, position, mask, reset)
+        (q, k, v), tail = self.heads(projected, state, mask, reset)
         g, log_eta, theta = self.gates(x)
         if backend == "auto":
             backend = self._fastest(x)
@@ -139,7 +135,7 @@ class NeuralMemory(nn.Module):
             log_eta,
             theta,
             tuple(self.initial_weights),
-            self._norm(),
+            self.norm,
             activation=self.config.activation,
             chunk_size=self.config.chunk_size,
             guard_limit=self.config.guard_limit if self.config.guard else None,
@@ -150,6 +146,16 @@ class NeuralMemory(nn.Module):
         )
         assert after is not None
         return reads, after.replace(tail=tail)
+
+    def heads(
+        self, projected: Tensor, state: MemoryState, mask: Tensor | None, reset: Tensor | None
+    ) -> tuple[list[Tensor], Tensor]:
+        """Queries, keys and values [B, T, H, d] of `project_qkv` of tokens that follow `state`, and the convolution's
+        new tail."""
+        if reset is not None and mask is not None:
+            reset = reset & mask
+        position = document_positions(state.position, projected.shape[1], mask, reset)
+        return self._convolve(projected, self.conv_weight, state.tail, position, mask, reset)
 
     @torch.no_grad()
     def step_(
@@ -195,7 +201,7 @@ class NeuralMemory(nn.Module):
         with torch.autocast(device_type=x.device.type, enabled=False):
             logits = self.gates.logits(x)
         projections = Projections(self.project_qkv(x), self.output_gate(x), *logits)
-        parameters = Parameters(self.conv_weight, self._norm(), self.output_norm.weight, tuple(self.initial_weights))
+        parameters = Parameters(self.conv_weight, self.norm, self.output_norm.weight, tuple(self.initial_weights))
         return self.project_out(native_step_(workspace, projections, parameters, mask, reset).to(x.dtype))
 
     def workspace(self, state: MemoryState) -> Workspace | None:
@@ -243,7 +249,7 @@ class NeuralMemory(nn.Module):
     def recall(self, queries: Tensor, gate: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
         """M*(q): reads with given weights [B, H, d_in, d_out], writes nothing; gate: `output_gate` of x [B, T, dim]."""
         with torch.autocast(device_type=gate.device.type, enabled=False):
-            reads = self.network(queries.transpose(1, 2).to(weights[0].dtype), weights, self._norm()).transpose(1, 2)
+            reads = self.network(queries.transpose(1, 2).to(weights[0].dtype), weights, self.norm).transpose(1, 2)
         return self.output(reads, gate)
 
     def output(self, reads: Tensor, gate: Tensor) -> Tensor:
@@ -269,7 +275,9 @@ class NeuralMemory(nn.Module):
             found, tail = causal_convolution(x, weight, tail, position, mask, reset, finish)
         return [part.unflatten(-1, (-1, head_dim)) for part in found], tail
 
-    def _norm(self) -> Norm | None:
+    @property
+    def norm(self) -> Norm | None:
+        """The affine part of the memory network's layer norm; None for the linear memory."""
         if self.norm_weight is None or self.norm_bias is None:
             return None
         dtype = torch.promote_types(self.norm_weight.dtype, torch.float32)
