@@ -43,7 +43,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("titans 0.")
 
 
-@pytest.mark.parametrize("verb", ["train", "eval", "generate", "report"])
+@pytest.mark.parametrize("verb", ["train", "eval", "generate", "inspect", "report"])
 def test_every_verb_has_an_example_and_its_help_needs_no_torch(verb: str) -> None:
     code = (
         "import sys\nfrom titans.cli.main import main\n"

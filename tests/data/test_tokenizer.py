@@ -22,3 +22,9 @@ def test_all_bytes_are_tokens_and_broken_text_is_marked() -> None:
 def test_an_argument_that_is_not_utf8_keeps_its_bytes() -> None:
     typed = b"caf\xe9".decode("utf-8", errors="surrogateescape")
     assert ByteTokenizer().encode(typed).tolist() == list(b"caf\xe9")
+
+
+def test_a_character_stands_at_its_last_byte() -> None:
+    tokenizer = ByteTokenizer()
+    assert tokenizer.characters(tokenizer.encode("aü世")) == ["a", "", "ü", "", "", "世"]
+    assert tokenizer.characters([0xFF, 0x41]) == ["\ufffd", "A"]

@@ -24,6 +24,7 @@ VERBS = {
     "train": "train a language model on text",
     "eval": "measure a trained model on text",
     "generate": "let a trained model write, with a memory that can be saved",
+    "inspect": "see what the memory did at each token of a text",
     "report": "make a web page from a run",
     "bench": "measure speed and memory, side by side",
 }

@@ -1,5 +1,6 @@
 """What a tokenizer does, and the one that needs no vocabulary: a token is a byte of UTF-8 text."""
 
+import codecs
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -31,3 +32,8 @@ class ByteTokenizer:
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens in 0..255; bytes that are not UTF-8 become U+FFFD."""
         return bytes(int(token) for token in tokens).decode("utf-8", errors="replace")
+
+    def characters(self, tokens: Iterable[int]) -> list[str]:
+        """The text that each token completes: a character at its last byte, "" at those before."""
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        return [decoder.decode(bytes([int(token)])) for token in tokens]

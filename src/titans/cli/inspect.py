@@ -1,0 +1,147 @@
+"""See what a trained model's memories did at each token of a text: how surprised they were, what they wrote, what they
+let go of.
+
+Example:
+    titans inspect --checkpoint runs/book --prompt "Once upon a time there was a king"
+    titans inspect --checkpoint runs/book --text chapter.txt --block 0 --out chapter.svg
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from titans.cli import corpus
+from titans.cli.imports import import_torch
+from titans.errors import TitansError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from titans.models.config import TitansConfig
+    from titans.models.language_model import TitansLM
+    from titans.report.inspection import Inspection
+
+_PICTURES = (".svg", ".png")
+_CONTEXT = 10  # bytes before a peak that the table shows
+
+
+def run(
+    *,
+    checkpoint: Annotated[Path, arg(metavar="DIR")],
+    text: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(this or --prompt)")] = None,
+    prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="(this or --text)")] = None,
+    max_tokens: int = 400,
+    block: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: all that have a memory)")] = None,
+    out: Annotated[Path, arg(metavar="PATH")] = Path("inspect.svg"),
+    json: bool = False,
+) -> None:
+    """Reads the text from an empty memory and draws what every head of every memory did.
+
+    Args:
+        checkpoint: folder of a run or of a saved model
+        text: text file, .gz or - for standard input
+        prompt: the text itself
+        max_tokens: bytes in the picture and the table; up to 200 stand below their curves, more become colours
+        block: number of one block, from 0
+        out: the picture, as .svg and as .png beside it
+        json: print all numbers as JSON, for the whole text
+    """
+    if max_tokens < 1:
+        raise TitansError(f"--max-tokens is {max_tokens}; it must be at least 1")
+    if out.suffix not in _PICTURES:
+        raise TitansError(f"--out {out} should end in .svg or .png; both are written")
+    import_torch()
+
+    from titans.models.language_model import TitansLM
+    from titans.report.inspection_picture import draw
+    from titans.training.checkpoint import find_checkpoint
+    from titans.training.model import best_device
+
+    tokens = _tokens(text, prompt, None if json else max_tokens)
+    model = TitansLM.load(find_checkpoint(checkpoint)).to(best_device()).eval()
+    found = _inspect(model, tokens, _blocks(model.config, checkpoint, block))
+    shown = found.first(max_tokens)
+    pictures = [out.with_suffix(suffix) for suffix in _PICTURES]
+    draw(shown, *pictures)
+    if json:
+        from json import dumps
+
+        print(dumps({"pictures": [str(path) for path in pictures], "drawn": len(shown.text)} | found.to_dict()))
+    else:
+        _show(shown)
+        print(*pictures, sep="\n")
+
+
+def _tokens(text: str | None, prompt: str | None, count: int | None) -> "np.ndarray":
+    """The first `count` bytes to read; None for all."""
+    import numpy as np
+
+    from titans.data.tokenizer import ByteTokenizer
+
+    if (text is None) == (prompt is None):
+        raise TitansError("give a text to read: either --text or --prompt")
+    if prompt is not None:
+        tokens = ByteTokenizer().encode(os.fsencode(prompt))[:count]
+        if not len(tokens):
+            raise TitansError("--prompt is empty: give at least one character to read")
+        return tokens
+    with tempfile.TemporaryDirectory() as spool:
+        documents = corpus.documents(text, spool=Path(spool))
+        if len({document.name for document in documents}) > 1:
+            raise TitansError(f"{text} holds several texts: name one of its files")
+        if count is not None:
+            return documents[0].tokens(0, min(count, len(documents[0])))
+        return np.concatenate([document.tokens(0, len(document)) for document in documents])
+
+
+def _blocks(config: "TitansConfig", checkpoint: Path, block: int | None) -> list[int]:
+    """The blocks to look at."""
+    from titans.data.tokenizer import ByteTokenizer
+
+    if config.vocab_size != ByteTokenizer.vocab_size:
+        raise TitansError(f"{checkpoint} has {config.vocab_size} token ids, not the 256 bytes that this reads")
+    blocks = [number for number in range(config.num_layers) if config.has_memory(number)]
+    if not blocks:
+        raise TitansError(f"{checkpoint} has no memory to look into: its variant is {config.variant}")
+    if block is not None and block not in blocks:
+        raise TitansError(f"--block is {block}; the blocks with a memory are {', '.join(map(str, blocks))}")
+    return blocks if block is None else [block]
+
+
+def _inspect(model: "TitansLM", tokens: "np.ndarray", blocks: list[int]) -> "Inspection":
+    import torch
+
+    from titans.data.tokenizer import ByteTokenizer
+    from titans.models.inspection import memory_traces
+    from titans.report.inspection import inspection
+    from titans.training.progress import Progress
+
+    with Progress("inspect", total=len(tokens), unit="bytes") as progress:
+        stream = torch.from_numpy(tokens).to(model.embedding.weight.device)
+        traces = memory_traces(model, stream, blocks=blocks, on_read=progress.advance)
+    return inspection(traces, ByteTokenizer().characters(tokens.tolist()))
+
+
+def _show(found: "Inspection") -> None:
+    """A table of means, and the bytes up to where each head was surprised most."""
+    from statistics import fmean
+
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from titans.report.inspection import QUANTITIES
+
+    table = Table(title=f"Means over {len(found.text):,} bytes", box=None)
+    for heading in ("block", "head", *QUANTITIES):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("surprise peak", no_wrap=True)
+    for head in found.heads:
+        means = (f"{fmean(getattr(head, name)):.3f}" for name in QUANTITIES)
+        peak = max(range(len(found.text)), key=head.surprise.__getitem__)
+        before = "".join(found.text[max(0, peak - _CONTEXT + 1) : peak + 1])
+        table.add_row(str(head.block), str(head.head), *means, escape(repr(before)))
+    Console().print(table)
