@@ -15,6 +15,7 @@ from titans.tasks.filler import Filler
 from titans.tasks.needles import needles
 from titans.tasks.pass_keys import PassKeys
 from titans.tasks.sample import Mixed, Task
+from titans.tasks.state_tracking import parity
 from titans.training.config import TrainConfig
 
 
@@ -65,11 +66,45 @@ def _small(memory: MemoryConfig) -> TitansConfig:
 
 _LINEAR = MemoryConfig(num_heads=2, depth=1, expansion=2, chunk_size=32)
 
+# A reflection per token: theta reaches 2 and the guard lets it, every token is written at the weights before it, and
+# nothing wears off (docs/lab-log.md).
+_REFLECTING = MemoryConfig(
+    num_heads=2,
+    depth=1,
+    chunk_size=1,
+    max_step=2.0,
+    guard_limit=1.9999,
+    momentum=False,
+    forgetting=False,
+    convolution=False,
+)
+
+
+def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
+    """Words of 2 to 32 bits."""
+    return SampleBatches(parity(), Lengths(shortest=2, longest=32), settings.batch_size, settings.length, settings.seed)
+
+
 RECIPES = {
     "needles": Recipe(
         purpose="find what was said once in a long text: RULER's pk, n and w at up to 4,096 bytes",
         config=_small(_LINEAR),
         settings=TrainConfig(steps=6000, batch_size=4, length=512, learning_rate=3e-3),
         source=_needles,
+    ),
+    "parity": Recipe(
+        purpose="whether the number of ones so far is odd: words of up to 32 bits",
+        config=TitansConfig(
+            variant="lmm",
+            vocab_size=2,
+            dim=32,
+            num_layers=1,
+            num_heads=2,
+            window_size=32,
+            segment_size=32,
+            memory=_REFLECTING,
+        ),
+        settings=TrainConfig(steps=500, batch_size=64, length=32, learning_rate=3e-3),
+        source=_parity,
     ),
 }
