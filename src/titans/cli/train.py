@@ -53,7 +53,7 @@ def run(
     Args:
         text: text file, folder, .gz or - for standard input
         out: folder of the new run: checkpoint, metrics.jsonl
-        recipe: a task to learn, with its own model and settings: needles, ...; settings given as options come first
+        recipe: a task to learn, with its own model and settings: needles or parity; options given come before its own
         preset: size of the model: tiny, small, 170m, ...
         variant: memory as context, as gate, as layer, alone, or attention without a memory
         baseline: another model instead, of as many parameters as the recipe's; needs pip install 'titans[hf]'
