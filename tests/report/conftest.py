@@ -7,6 +7,7 @@ from titans.report.results import (
     Inspect,
     Machine,
     ModelSummary,
+    Needle,
     Recall,
     Results,
     Stream,
@@ -65,6 +66,17 @@ def results() -> Results:
             },
             chance=0.1,
         ),
+        needles=[
+            Needle(model="titans", kind="n", length=2048, depth=0.0, accuracy=0.99, samples=50),
+            Needle(model="titans", kind="n", length=2**21, depth=0.0, accuracy=0.61, samples=20),
+            Needle(model="titans", kind="n", length=2048, depth=0.5, accuracy=0.42, samples=50),
+            Needle(model="titans", kind="n", length=2**21, depth=0.5, accuracy=0.25, samples=20),
+            Needle(model="titans", kind="n", length=2**21, depth=1.0, accuracy=0.07, samples=20),
+            Needle(model="titans", kind="n", length=2048, depth=1.0, accuracy=1.0, samples=50),
+            Needle(model="control", kind="n", length=2048, depth=0.5, accuracy=0.13, samples=50),
+            Needle(model="control", kind="n", length=2048, depth=1.0, accuracy=0.75, samples=50),
+            Needle(model="titans", kind="pk", length=2048, depth=0.5, accuracy=1.0, samples=50),
+        ],
         stream=Stream(
             points=[
                 StreamPoint(tokens=n, seconds=n / 100, resident_mb=400.0, tokens_per_second=100.0, bits_per_byte=2.0)

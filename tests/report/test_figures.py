@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from titans.report import figures
-from titans.report.results import Distance, Inspect, Recall, Stream, StreamPoint, Training, TrainingPoint
+from titans.report.results import Distance, Inspect, Stream, StreamPoint, Training, TrainingPoint
 
 
 def texts(svg: str) -> list[str]:
@@ -42,21 +42,6 @@ def test_distance_is_also_shown_as_difference_to_the_control(results):
     assert {"0", "64", "4k", "8k"} <= set(texts(difference))
     alone = Distance(buckets=[(0, 64)], series={"memory on": [2.0]}, bytes=[1])
     assert len(figures.distance_figure(alone)) == 1
-
-
-def test_recall_writes_every_cell_and_marks_window_and_training(results):
-    titans, control = figures.recall_figure(results.recall, {"titans": "Titans (MAG)"})
-    assert {"Titans (MAG)", "75", "25", "\N{EN DASH}", "window 64", "trained to 128", "4k"} <= set(texts(titans))
-    assert texts(titans).count("100") == 6
-    assert "control" in texts(control)
-
-
-@pytest.mark.parametrize("window", [1, 10**6])
-def test_a_window_outside_the_distances_is_marked_at_the_edge(window):
-    recall = Recall(
-        distances=[32], depths=[0.5], window=window, trained_to=64, samples=1, accuracy={"a": [[None]]}, chance=0.0
-    )
-    assert any(text.startswith("window") for text in texts(figures.recall_figure(recall, {})[0]))
 
 
 def test_stream_shows_bits_per_byte_only_where_measured(results):

@@ -50,10 +50,17 @@ def test_page_is_well_formed_and_holds_every_section(tmp_path, results):
     text = path.read_text(encoding="utf-8")
     page = Page(text)
     figures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(figures) == page.tags.count("svg") == 2 + 2 + 2 + 3 + 3
+    assert len(figures) == page.tags.count("svg") == 2 + 2 + 2 + (2 + 1) + 3 + 3
     for figure in figures:
         ElementTree.fromstring(figure)
-    headings = ("Learning", "Far into a document", "Recalling a pass key", "Reading without end", "Inside the memory")
+    headings = (
+        "Learning",
+        "Far into a document",
+        "Recalling a pass key",
+        "Needles in a haystack",
+        "Reading without end",
+        "Inside the memory",
+    )
     for expected in (
         *headings,
         "Processor",
@@ -96,6 +103,7 @@ def test_hostile_strings_are_only_text(tmp_path, results, hostile):
     for section, key in (("training", "curves"), ("distance", "series"), ("recall", "accuracy")):
         value[section][key] = value[section][key] | {hostile: next(iter(value[section][key].values()))}
     value["training"]["unit"] = hostile
+    value["needles"][0] |= {"model": hostile, "kind": hostile}
     (tmp_path / "results.json").write_text(json.dumps(value))
     text = write_report(tmp_path).read_text(encoding="utf-8")
     page = Page(text)
@@ -112,18 +120,28 @@ def test_hostile_strings_are_only_text(tmp_path, results, hostile):
         ("training", "Learning"),
         ("distance", "Far into a document"),
         ("recall", "Recalling a pass key"),
+        ("needles", "Needles in a haystack"),
         ("stream", "Reading without end"),
         ("inspect", "Inside the memory"),
     ],
 )
 def test_every_section_is_optional(results, missing, words):
-    assert words not in Page(render(replace(results, **{missing: None}))).text
+    assert words not in Page(render(replace(results, **{missing: [] if missing == "needles" else None}))).text
 
 
-@pytest.mark.parametrize("only", ["models", "training", "distance", "recall", "stream", "inspect"])
+@pytest.mark.parametrize("only", ["models", "training", "distance", "recall", "needles", "stream", "inspect"])
 def test_every_section_can_stand_alone(tmp_path, results, only):
     write_results(tmp_path, replace(Results(title="t"), **{only: getattr(results, only)}))
     Page(write_report(tmp_path).read_text(encoding="utf-8"))
+
+
+def test_needles_have_a_figure_and_a_table_for_each_kind(results):
+    page = Page(render(replace(Results(title="t"), needles=results.needles, models=results.models)))
+    assert "kind n: how many are found" in page.text
+    assert "20 to 50 texts in each cell" in page.text
+    assert "kind pk: how many are found" in page.text
+    assert "Titans (MAG)2,097,152100%7.0%20" in page.text
+    assert "neural long-term memory" in Page(render(Results(title="t", needles=results.needles))).text
 
 
 def test_a_long_curve_is_thinned_in_the_table_and_keeps_its_end():

@@ -40,6 +40,26 @@ def test_a_wrong_section_is_one_line_that_names_file_and_key(tmp_path, results, 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accuracy": 1.5}, "needles[2].accuracy should be a share from 0 to 1, not 1.5"),
+        ({"depth": -0.1}, "needles[2].depth should be a share from 0 to 1, not -0.1"),
+        ({"samples": 0}, "needles[2].samples should be at least 1, not 0"),
+        ({"length": "2k"}, "needles[2].length should be a whole number, not text"),
+        ({"depth": 0.0}, "needles should hold each model, kind, length and depth once; ('titans', 'n', 2048, 0.0)"),
+    ],
+)
+def test_a_wrong_needle_is_named(tmp_path, results, change, message):
+    value = json.loads(write_results(tmp_path, results).read_text())
+    value["needles"][2].update(change)
+    (tmp_path / "results.json").write_text(json.dumps(value))
+    with pytest.raises(TitansError) as error:
+        read_results(tmp_path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_writer_who_errs_learns_it_at_once():
     with pytest.raises(ValueError, match="curves should not be empty"):
         Training(curves={})

@@ -9,13 +9,10 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
 
-from titans.report.results import Distance, Inspect, Recall, Stream, Training, TrainingPoint
+from titans.report.results import Distance, Inspect, Stream, Training, TrainingPoint
 from titans.report.style import (
     BLUE,
     GREEN,
-    HEAT,
-    INK,
-    MUTED,
     ORANGE,
     PURPLE,
     LineStyle,
@@ -131,64 +128,6 @@ def _distance_panel(
 def _differences(values: Sequence[float | None], base: Sequence[float | None]) -> list[float | None]:
     pairs = zip(values, base, strict=True)
     return [None if value is None or other is None else value - other for value, other in pairs]
-
-
-def recall_figure(recall: Recall, labels: dict[str, str]) -> list[str]:
-    """One heat map for each model: share of pass keys recalled, by depth and distance."""
-    with styled():
-        return [
-            _recall_panel(recall, f"recall-{i}", labels.get(name, name), rows)
-            for i, (name, rows) in enumerate(recall.accuracy.items())
-        ]
-
-
-def _recall_panel(recall: Recall, name: str, label: str, rows: list[list[float | None]]) -> str:
-    figure, axes = new_panel(label, "pass keys recalled, %", "tokens between the key and the question")
-    shown = [[float("nan") if cell is None else cell for cell in row] for row in rows]
-    edges = [[i - 0.5 for i in range(len(ticks) + 1)] for ticks in (recall.distances, recall.depths)]
-    axes.pcolormesh(*edges, shown, cmap=HEAT, vmin=0, vmax=1, edgecolors="white", linewidth=0.8)
-    axes.invert_yaxis()
-    for y, row in enumerate(rows):
-        for x, cell in enumerate(row):
-            text = "\N{EN DASH}" if cell is None else f"{100 * cell:.0f}"
-            color = "white" if cell is not None and cell > 0.45 else INK
-            axes.text(x, y, text, ha="center", va="center", color=color, fontsize=9)
-    axes.set_xticks(range(len(recall.distances)), [short_count(distance) for distance in recall.distances])
-    axes.set_yticks(range(len(recall.depths)), [f"{depth:.0%}" for depth in recall.depths])
-    axes.grid(visible=False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    for height, words, tokens in ((1.03, "window", recall.window), (1.11, "trained to", recall.trained_to)):
-        _mark_column(axes, recall.distances, tokens, f"{words} {short_count(tokens)}", height)
-    return to_svg(figure, name, f"Share of pass keys recalled by depth and distance: {label}")
-
-
-def _mark_column(axes: Axes, distances: list[int], tokens: int, text: str, height: float) -> None:
-    """A line between the distances within `tokens` and those beyond, with its name above the plot."""
-    edge = sum(distance <= tokens for distance in distances) - 0.5
-    for color, width in (("white", 3.0), (INK, 1.2)):
-        axes.plot(
-            [edge, edge],
-            [0, height],
-            transform=axes.get_xaxis_transform(),
-            color=color,
-            linewidth=width,
-            clip_on=False,
-        )
-    share = (edge + 0.5) / len(distances)
-    on_left = share >= 0.3
-    axes.annotate(
-        text,
-        (share, height),
-        xycoords="axes fraction",
-        xytext=(-3 if on_left else 3, 0),
-        textcoords="offset points",
-        ha="right" if on_left else "left",
-        va="center",
-        fontsize=8.5,
-        color=MUTED,
-        bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
-    )
 
 
 def stream_figure(stream: Stream) -> list[str]:

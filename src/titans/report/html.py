@@ -4,7 +4,7 @@ from pathlib import Path
 
 from titans.errors import TitansError
 from titans.files import write_text
-from titans.report import figures, page
+from titans.report import figures, heat_maps, page
 from titans.report.metrics import METRICS_NAME, read_metrics
 from titans.report.results import (
     RESULTS_NAME,
@@ -12,6 +12,7 @@ from titans.report.results import (
     Inspect,
     Machine,
     ModelSummary,
+    Needle,
     Recall,
     Results,
     Stream,
@@ -62,6 +63,8 @@ def render(results: Results) -> str:
         parts.append(_distance(results.distance))
     if results.recall is not None:
         parts.append(_recall(results, results.recall))
+    if results.needles:
+        parts.append(_needles(results, results.needles))
     if results.stream is not None:
         parts.append(_stream(results.stream))
     if results.inspect is not None:
@@ -75,7 +78,7 @@ def render(results: Results) -> str:
 
 def _lead(results: Results) -> str:
     measured = (results.distance, results.recall, results.stream, results.inspect)
-    if not results.models and all(section is None for section in measured):
+    if not results.models and not results.needles and all(section is None for section in measured):
         return "You are looking at how training went: the loss, step by step. No other measurement is here."
     text = (
         "You are looking at a language model with a neural long-term memory: a small network inside the model "
@@ -160,8 +163,29 @@ def _recall(results: Results, recall: Recall) -> str:
             for depth, row in zip(recall.depths, rows, strict=True)
         ]
         tables.append((labels[name], page.table(header, cells)))
-    drawn = page.figure(caption, figures.recall_figure(recall, labels))
+    drawn = page.figure(caption, heat_maps.recall_figure(recall, labels))
     return page.heading("Recalling a pass key") + drawn + page.numbers(tables)
+
+
+def _needles(results: Results, needles: list[Needle]) -> str:
+    labels = {needle.model: results.label(needle.model) for needle in needles}
+    parts = [page.heading("Needles in a haystack")]
+    header = ("Model", "Tokens of the text", "Depth", "Found", "Samples")
+    for number, kind in enumerate(dict.fromkeys(needle.kind for needle in needles)):
+        these = [needle for needle in needles if needle.kind == kind]
+        few, many = min(n.samples for n in these), max(n.samples for n in these)
+        caption = (
+            f"Needles of the kind {kind}: how many are found, by where in the text the needle lies (rows, from the "
+            "beginning to the end) and how long the text is (columns); darker is better. "
+            f"{few:,}{f' to {many:,}' if many > few else ''} texts in each cell."
+        )
+        rows = [
+            (labels[n.model], f"{n.length:,}", f"{n.depth:.0%}", f"{n.accuracy:.1%}", f"{n.samples:,}")
+            for n in sorted(these, key=lambda n: (list(labels).index(n.model), n.length, n.depth))
+        ]
+        parts.append(page.figure(caption, heat_maps.needles_figure(these, labels, f"needles-{number}")))
+        parts.append(page.numbers([(f"Kind {kind}", page.table(header, rows))]))
+    return "".join(parts)
 
 
 def _stream(stream: Stream) -> str:

@@ -100,7 +100,7 @@ def _strips(axes: Axes, values: list[list[float]], count: int) -> None:
         shown,
         cmap=HEAT,
         vmin=0,
-        vmax=top or 1,
+        vmax=top,
         aspect="auto",
         interpolation="nearest",
         extent=(0.5, columns * size + 0.5, len(values) - 0.5, -0.5),

@@ -1,10 +1,11 @@
 """What a report is made of: the sections of `results.json`, their units, and how they are read and written.
 
-Every section is optional: a report shows what is there. Model names that recur in `models`, `training` and
-`recall.accuracy` are free, but `titans`, `control` and `control_equal_time` get their colours from them; in
-`distance.series` so do `memory on`, `memory frozen`, `control` and `control, equal time`.
+Every section is optional: a report shows what is there. Model names that recur in `models`, `training`,
+`recall.accuracy` and `needles` are free, but `titans`, `control` and `control_equal_time` get their colours from them;
+in `distance.series` so do `memory on`, `memory frozen`, `control` and `control, equal time`.
 """
 
+from collections import Counter
 from collections.abc import Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -142,6 +143,35 @@ class Recall:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Needle:
+    """How many needles of one kind a model finds in texts of one length.
+
+    Attributes:
+        model: its name.
+        kind: the kind of needle, such as `pk` or `n` (`titans.tasks.needles`).
+        length: tokens of the text with its needles, question and answer.
+        depth: where the needle that is asked for lies, 0 (the beginning) to 1 (the end).
+        accuracy: share found, 0 to 1.
+        samples: texts behind that number.
+    """
+
+    model: str
+    kind: str
+    length: int
+    depth: float
+    accuracy: float
+    samples: int
+
+    def __post_init__(self) -> None:
+        for name in ("length", "samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} should be at least 1, not {getattr(self, name)}")
+        for name in ("depth", "accuracy"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} should be a share from 0 to 1, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class StreamPoint:
     """How reading one endless text goes, measured at one moment.
 
@@ -203,7 +233,7 @@ class Results:
         machine: where.
         settings: what was chosen, by name.
         models: the models compared, by name.
-        training, distance, recall, stream, inspect: the measurements; see their classes.
+        training, distance, recall, needles, stream, inspect: the measurements; see their classes.
         notes: what these numbers do not show, a sentence each.
     """
 
@@ -216,9 +246,18 @@ class Results:
     training: Training | None = None
     distance: Distance | None = None
     recall: Recall | None = None
+    needles: list[Needle] = field(default_factory=list)
     stream: Stream | None = None
     inspect: Inspect | None = None
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        cells = Counter((needle.model, needle.kind, needle.length, needle.depth) for needle in self.needles)
+        for cell, count in cells.items():
+            if count > 1:
+                raise ValueError(
+                    f"needles should hold each model, kind, length and depth once; {cell} is there {count} times"
+                )
 
     def label(self, model: str) -> str:
         """The name that readers see for `model`."""
@@ -227,7 +266,7 @@ class Results:
     def is_empty(self) -> bool:
         """Whether there is no measurement to show."""
         sections = (self.training, self.distance, self.recall, self.stream, self.inspect)
-        return not self.models and all(section is None for section in sections)
+        return not self.models and not self.needles and all(section is None for section in sections)
 
 
 def write_results(folder: Path, results: Results) -> Path:
