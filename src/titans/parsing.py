@@ -63,6 +63,12 @@ def check_types(config: Any) -> None:
             raise ValueError(f"{at} should be a {hints[name].__name__}, not {_name(value)}")
 
 
+def require(owner: Any, field: str, holds: bool, expected: str) -> None:
+    """Raises a ValueError with the field of `owner`, its value and what it must be, unless `holds`."""
+    if not holds:
+        raise ValueError(f"{type(owner).__name__}.{field} is {getattr(owner, field)!r}; it must be {expected}")
+
+
 def _parse_union(value: Any, kinds: tuple, at: str, inner: Callable) -> Any:
     if value is None and NoneType in kinds:
         return None

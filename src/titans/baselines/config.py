@@ -1,19 +1,17 @@
 """BaselineConfig: which of the other models, and how large."""
 
-import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from titans.errors import TitansError
-from titans.parsing import check_types, parse
+from titans.configuration import Configuration
+from titans.parsing import check_types, require
 
 Name = Literal["llama", "llama-swa", "mamba", "mamba2", "gated-delta", "hybrid"]
 NAMES: tuple[Name, ...] = ("llama", "llama-swa", "mamba", "mamba2", "gated-delta", "hybrid")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BaselineConfig:
+class BaselineConfig(Configuration):
     """Settings of a `BaselineLM`.
 
     llama        full attention (Llama, arXiv 2302.13971)
@@ -43,15 +41,15 @@ class BaselineConfig:
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("vocab_size", "dim", "num_layers", "num_heads"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("hidden_size", self.hidden_size is None or self.hidden_size >= 1, "at least 1")
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "hidden_size", self.hidden_size is None or self.hidden_size >= 1, "at least 1")
         if self.name == "llama-swa":  # transformers keeps the last window_size - 1 keys, and takes -0 for all of them
-            self._require("window_size", self.window_size >= 2, "at least 2")
+            require(self, "window_size", self.window_size >= 2, "at least 2")
         if self.name == "hybrid":
-            self._require("num_layers", self.num_layers >= 2, "at least 2, one of each kind")
+            require(self, "num_layers", self.num_layers >= 2, "at least 2, one of each kind")
         if self.name != "mamba":
             even = 2 * self.num_heads
-            self._require("dim", self.dim % even == 0, f"a multiple of 2 num_heads = {even}")
+            require(self, "dim", self.dim % even == 0, f"a multiple of 2 num_heads = {even}")
 
     @property
     def width(self) -> int:
@@ -65,31 +63,3 @@ class BaselineConfig:
         if self.name == "hybrid":
             return layer % 4 == 3 or layer == self.num_layers - 1 < 3
         return self.name in ("llama", "llama-swa")
-
-    def replace(self, **changes: Any) -> "BaselineConfig":
-        """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], path: Path | None = None) -> "BaselineConfig":
-        """The inverse of `to_dict`, also after a way through JSON.
-
-        Args:
-            path: the file that holds it, for the messages.
-
-        Raises:
-            TitansError: a key is unknown or a value impossible.
-        """
-        try:
-            return parse(values, cls, all_known=True)
-        except ValueError as error:
-            place = "" if path is None else f" in {path}"
-            raise TitansError(f"impossible configuration{place}: {error}") from error
-
-    def _require(self, name: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"BaselineConfig.{name} is {getattr(self, name)!r}; it must be {expected}")

@@ -37,6 +37,20 @@ def remembered(run: Path) -> "list[Document]":
     return documents(text, spool=run, reuse=True)
 
 
+def held_out(run: Path) -> "list[Document]":
+    """What a run left out of its training.
+
+    Raises:
+        TitansError: as `remembered`, or there is no checkpoint.
+    """
+    from titans.data.text import split_documents
+    from titans.training.checkpoint import find_checkpoint, read_settings
+
+    checkpoint = find_checkpoint(run)
+    documents = remembered(run)
+    return split_documents(documents, seed=read_settings(checkpoint).seed)[1]
+
+
 def recipe_of(run: Path) -> str | None:
     """The name of the recipe that a run follows; None if it just reads text."""
     return _noted(run).get("recipe")

@@ -82,7 +82,7 @@ def run(
         scores.show(task, cells, as_json=json)
         return
     with tempfile.TemporaryDirectory() as spool:
-        documents = _held_out(checkpoint) if text is None else corpus.documents(text, spool=Path(spool))
+        documents = corpus.held_out(checkpoint) if text is None else corpus.documents(text, spool=Path(spool))
         evaluation = _evaluate(checkpoint, documents, max_tokens, batch_size, piece)
     if json:
         from json import dumps
@@ -90,15 +90,6 @@ def run(
         print(dumps({"bits_per_byte": evaluation.bits_per_token} | evaluation.to_dict(), indent=2))
     else:
         _show(evaluation)
-
-
-def _held_out(run: Path) -> "list[Document]":
-    from titans.data.text import split_documents
-    from titans.training.checkpoint import find_checkpoint, read_settings
-
-    checkpoint = find_checkpoint(run)
-    documents = corpus.remembered(run)
-    return split_documents(documents, seed=read_settings(checkpoint).seed)[1]
 
 
 def _evaluate(

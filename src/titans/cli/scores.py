@@ -11,12 +11,10 @@ from rich.table import Table
 
 from titans.baselines import BaselineLM, load_model
 from titans.cli import corpus
-from titans.data.text import Document, split_documents
 from titans.errors import TitansError
 from titans.models.language_model import TitansLM
 from titans.tasks.catalogue import NEED_TEXT, TASKS, Choices
 from titans.tasks.score import Score, score
-from titans.training.checkpoint import find_checkpoint, read_settings
 from titans.training.model import best_device
 from titans.training.progress import Progress
 
@@ -61,13 +59,10 @@ def measure(checkpoint: Path, name: str, haystack: str | None, choices: Choices,
     model = load_model(checkpoint).to(best_device())
     with tempfile.TemporaryDirectory() as spool:
         if name in NEED_TEXT:
-            documents = _held_out(checkpoint) if haystack is None else corpus.documents(haystack, spool=Path(spool))
+            held_out = haystack is None
+            documents = corpus.held_out(checkpoint) if held_out else corpus.documents(haystack, spool=Path(spool))
             choices = replace(choices, haystack=documents)
         return _cells(model, name, choices, asked)
-
-
-def _held_out(run: Path) -> list[Document]:
-    return split_documents(corpus.remembered(run), seed=read_settings(find_checkpoint(run)).seed)[1]
 
 
 def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Asked) -> list[Cell]:

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from titans.parsing import check_types
+from titans.parsing import check_types, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +41,11 @@ class MemoryConfig:
     def __post_init__(self) -> None:
         check_types(self)
         for name in ("num_heads", "expansion", "chunk_size", "conv_size"):
-            _require(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        _require("depth", self.depth, 1 <= self.depth <= 4, "1, 2, 3 or 4")
-        _require("max_step", self.max_step, 0 < self.max_step <= 2, "above 0 and at most 2")
-        _require("guard_limit", self.guard_limit, 0 < self.guard_limit < 2, "above 0 and below 2")
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "depth", 1 <= self.depth <= 4, "1, 2, 3 or 4")
+        require(self, "max_step", 0 < self.max_step <= 2, "above 0 and at most 2")
+        require(self, "guard_limit", 0 < self.guard_limit < 2, "above 0 and below 2")
 
     def replace(self, **changes: object) -> "MemoryConfig":
         """A copy with some fields changed."""
         return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]
-
-
-def _require(field: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ValueError(f"MemoryConfig.{field} is {value!r}; it must be {expected}")

@@ -1,35 +1,26 @@
 """A model in a folder: config.json says what it is, model.safetensors holds its weights."""
 
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from titans.configuration import Configuration
 from titans.errors import TitansError
 from titans.files import load_tensors, read_json, save_tensors, write_json
-
-
-class Config(Protocol):
-    """A configuration that JSON can hold."""
-
-    def to_dict(self) -> dict[str, Any]: ...
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any], path: Path | None = None) -> Self: ...
-
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def write_model(folder: str | Path, config: Config, weights: dict[str, Tensor]) -> None:
+def write_model(folder: str | Path, config: Configuration, weights: dict[str, Tensor]) -> None:
     """Writes config.json and model.safetensors into `folder`, each atomically."""
     folder = Path(folder)
     save_tensors(folder / "model.safetensors", "model", weights, config.to_dict())
     write_json(folder / "config.json", config.to_dict())
 
 
-def read_model(folder: str | Path, kind: type[Model], config_type: type[Config]) -> Model:
+def read_model(folder: str | Path, kind: type[Model], config_type: type[Configuration]) -> Model:
     """Builds what `write_model` wrote: a model `kind(config)` with its weights, in their precision.
 
     Raises:

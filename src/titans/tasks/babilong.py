@@ -21,8 +21,8 @@ from titans.data.tokenizer import ByteTokenizer, Tokenizer
 from titans.errors import TitansError
 from titans.tasks.babi import LABELS, SPLITS, BabiTask, Question, Split, babi_folder, read_questions
 from titans.tasks.babilong_prompts import WORDINGS, Plain
-from titans.tasks.filler import Filler, split
-from titans.tasks.sample import Piece, Sample, Stretch, stated, unasked
+from titans.tasks.filler import Filler, hidden
+from titans.tasks.sample import Piece, Sample, stated, unasked
 from titans.tasks.sentences import background, next_end
 
 Mode = Literal["fewshot", "finetuned"]
@@ -121,13 +121,8 @@ class Babilong:
         hay = length - len(self._opening) - sum(map(len, facts)) - len(end)
         rest = background(self._filler, hay, self.tokenizer, random)
         places = random.integers(hay + 1, size=len(facts)).tolist()
-        parts: list[Piece | Stretch] = [self._opening]
-        done = 0
-        for place, fact in zip(sorted(next_end(rest, place, self.tokenizer) for place in places), facts, strict=True):
-            before, rest = split(rest, place - done)
-            parts += [*before, fact]
-            done = place
-        return Sample((*parts, *rest, end))
+        cuts = sorted(next_end(rest, place, self.tokenizer) for place in places)
+        return Sample((self._opening, *hidden(rest, facts, cuts), end))
 
     def _answered(self, question: Question) -> Piece:
         """The question with its answer."""

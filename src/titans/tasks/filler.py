@@ -1,11 +1,13 @@
 """Text to hide things in."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from titans.data.batches import TokenDocument
-from titans.tasks.sample import Stretch
+from titans.tasks.sample import Piece, Stretch
+
+_SHORTEST_GAP = 8
 
 
 class Repeated:
@@ -71,6 +73,24 @@ def split(stretches: Sequence[Stretch], at: int) -> tuple[list[Stretch], list[St
     return before, after
 
 
-def octaves(room: int, shortest: int, random: np.random.Generator) -> int:
-    """A number from `shortest` to `room`, every octave as likely as another; `room` itself if that is smaller."""
-    return min(room, int(np.exp(random.uniform(np.log(shortest), np.log(max(shortest, room))))))
+def hidden(stretches: Sequence[Stretch], pieces: Sequence[Piece], cuts: Sequence[int]) -> list[Piece | Stretch]:
+    """The stretches with piece i after their token `cuts[i]`; of those in one place the first comes first."""
+    parts: list[Piece | Stretch] = []
+    rest, done = list(stretches), 0
+    for cut, number in sorted(zip(cuts, range(len(pieces)), strict=True)):
+        before, rest = split(rest, cut - done)
+        parts += [*before, pieces[number]]
+        done = cut
+    return [*parts, *rest]
+
+
+def gaps(room: int, taken: int, random: np.random.Generator) -> Iterator[int]:
+    """Lengths of text, one for each of the questions of `taken` tokens that `room` tokens have place for.
+
+    Every octave of them is as likely as another. What is left in the end is less than a question.
+    """
+    while room >= taken:
+        most = room - taken
+        gap = min(most, int(np.exp(random.uniform(np.log(_SHORTEST_GAP), np.log(max(_SHORTEST_GAP, most))))))
+        yield gap
+        room = most - gap

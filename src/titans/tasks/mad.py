@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from titans.data.batches import IGNORED
-from titans.parsing import check_types
-from titans.tasks.checks import require, require_length
+from titans.parsing import check_types, require
+from titans.tasks.checks import require_length
 from titans.tasks.sample import Piece, Sample
 
 

@@ -22,14 +22,14 @@ import numpy as np
 from titans.data.batches import TokenDocument
 from titans.data.tokenizer import ByteTokenizer, Tokenizer
 from titans.errors import TitansError
-from titans.tasks.filler import Filler, Repeated, octaves, split
+from titans.parsing import require
+from titans.tasks.filler import Filler, Repeated, gaps, hidden
 from titans.tasks.sample import Piece, Sample, Stretch, stated, unasked
 
 Kind = Literal["pk", "n", "w", "mk", "mv"]
 KINDS: tuple[Kind, ...] = ("pk", "n", "w", "mk", "mv")
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
 SEVERAL = 4  # keys of mk, values of mv
-_SHORTEST_GAP = 8
 
 _ADJECTIVES, _NOUNS = (line.split() for line in (Path(__file__).parent / "words.txt").read_text().splitlines())
 
@@ -48,12 +48,9 @@ class Needles:
     """to train on: up to this share of a sample, more text in which the same question is put again and again"""
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"Needles.kind is {self.kind!r}; it must be one of {', '.join(KINDS)}")
-        if self.depth is not None and not 0 <= self.depth <= 1:
-            raise ValueError(f"Needles.depth is {self.depth}; it must be from 0 to 1")
-        if not 0 <= self.again < 1:
-            raise ValueError(f"Needles.again is {self.again}; it must be at least 0 and below 1")
+        require(self, "kind", self.kind in KINDS, f"one of {', '.join(KINDS)}")
+        require(self, "depth", self.depth is None or 0 <= self.depth <= 1, "from 0 to 1")
+        require(self, "again", 0 <= self.again < 1, "at least 0 and below 1")
 
     @property
     def vocab_size(self) -> int:
@@ -84,43 +81,28 @@ class Needles:
                 f"{length} tokens are too few for a sample of the needle task {self.kind!r}: it takes {self.shortest}"
             )
         more = int(hay * self.again * random.uniform()) if self.again else 0
-        places = random.uniform(size=len(pieces)) if self.depth is None else self._at_depth(random, len(needles))
+        places = random.uniform(size=len(pieces))
+        if self.depth is not None:
+            places[: len(values)] = self.depth  # what is asked for; distractors lie anywhere
         if self.kind == "mv":
             places.sort()  # the values are asked for in the order in which they stand
+        cuts = (places * (hay - more)).round().astype(int).tolist()
         return Sample(
             (
                 opening,
-                *self._hidden(pieces, (places * (hay - more)).round().astype(int), hay - more, random),
+                *hidden(self.filler.stretch(hay - more, random), pieces, cuts),
                 *self._asked_again(stated(question, answer, self._encode(" ")), more, random),
                 end,
             )
         )
 
-    def _hidden(
-        self, pieces: Sequence[Piece], cuts: np.ndarray, hay: int, random: np.random.Generator
-    ) -> list[Piece | Stretch]:
-        """`hay` tokens of text with piece i after token `cuts[i]`."""
-        parts, rest, done = [], self.filler.stretch(hay, random), 0
-        for cut, number in sorted(zip(cuts.tolist(), range(len(pieces)), strict=True)):
-            before, rest = split(rest, cut - done)
-            parts += [*before, pieces[number]]
-            done = cut
-        return [*parts, *rest]
-
     def _asked_again(self, asked: Piece, room: int, random: np.random.Generator) -> list[Piece | Stretch]:
         """`room` tokens in which the question is put as often as there is place, with text before the next time."""
         parts = []
-        while room >= len(asked):
-            gap = octaves(room - len(asked), _SHORTEST_GAP, random)
+        for gap in gaps(room, len(asked), random):
             parts += [asked, *self.filler.stretch(gap, random)]
             room -= len(asked) + gap
         return [*parts, *self.filler.stretch(room, random)]
-
-    def _at_depth(self, random: np.random.Generator, count: int) -> np.ndarray:
-        """Places of the needles: what is asked for at `depth`, distractors anywhere."""
-        places = random.uniform(size=count)
-        places[: SEVERAL if self.kind == "mv" else 1] = self.depth
-        return places
 
     def _parts(self, key: str, values: Sequence[str], needles: Sequence[tuple[str, str]]) -> list[Any]:
         """All but the haystack: the opening and the needles (pieces), the question and its answer (tokens)."""
@@ -134,9 +116,9 @@ class Needles:
         asked = f"the special magic {what} for {key} mentioned in the provided text"
         question = f"\nWhat {be} {'all ' * several}{asked}? {asked[0].upper()}{asked[1:]} {be}"
         singular = what.removesuffix("s")
-        hidden = [f" One of the special magic {singular}s for {k} is: {v}. " for k, v in needles]
+        stated_ones = [f" One of the special magic {singular}s for {k} is: {v}. " for k, v in needles]
         return [
-            *(unasked(self._encode(text)) for text in (opening, *hidden)),
+            *(unasked(self._encode(text)) for text in (opening, *stated_ones)),
             self._encode(question),
             self._encode(" " + ", ".join(values) + "."),
         ]

@@ -13,12 +13,11 @@ import numpy as np
 
 from titans.data.tokenizer import ByteTokenizer, Tokenizer
 from titans.errors import TitansError
-from titans.tasks.filler import Filler, octaves
+from titans.tasks.filler import Filler, gaps
 from titans.tasks.sample import Piece, Sample, Stretch, stated, unasked
 
 QUESTION = "\n#key:"
 DIGITS = 5
-_SHORTEST_GAP = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +52,7 @@ class PassKeys:
         before = int(random.integers((room - len(asked)) // 4 + 1))
         parts: list[Piece | Stretch] = [*self.filler.stretch(before, random), statement]
         room -= before
-        while room >= len(asked):
-            gap = octaves(room - len(asked), _SHORTEST_GAP, random)
+        for gap in gaps(room, len(asked), random):
             parts += [*self.filler.stretch(gap, random), asked]
             room -= gap + len(asked)
         return Sample((*parts, *self.filler.stretch(room, random)))

@@ -45,26 +45,24 @@ def recipe(name: str) -> Recipe:
 def _needles(documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
     """First short pass keys, then all kinds with one needle, up to 4,096 tokens."""
 
-    def source(task: Task, lengths: Lengths, text_weight: float) -> SampleBatches:
-        rows, window = settings.batch_size, settings.length
-        return SampleBatches(task, lengths, rows, window, settings.seed, text_weight=text_weight)
+    def source(task: Task, shortest: int) -> SampleBatches:
+        lengths, rows, window = Lengths(shortest=shortest, longest=4096), settings.batch_size, settings.length
+        return SampleBatches(task, lengths, rows, window, settings.seed, text_weight=0.05)
 
-    first = source(PassKeys(filler=Filler(documents)), Lengths(shortest=64, longest=4096), 0.05)
+    first = source(PassKeys(filler=Filler(documents)), 64)
     kinds = Mixed(tuple(needles(kind, documents, again=0.8) for kind in ("pk", "n", "w")))
-    return InStages(
-        [
-            (first, min(600, settings.steps // 5)),
-            (source(kinds, Lengths(shortest=kinds.shortest, longest=4096), 0.05), 0),
-        ]
-    )
+    return InStages([(first, min(600, settings.steps // 5)), (source(kinds, kinds.shortest), 0)])
 
 
-def _small(memory: MemoryConfig) -> TitansConfig:
-    """About 0.17 M parameters over bytes, which sees 32 of them."""
-    return TitansConfig(dim=64, num_layers=2, num_heads=2, window_size=32, segment_size=32, memory=memory)
-
-
-_LINEAR = MemoryConfig(num_heads=2, depth=1, expansion=2, chunk_size=32)
+# About 0.17 M parameters over bytes, which sees 32 of them.
+_SMALL = TitansConfig(
+    dim=64,
+    num_layers=2,
+    num_heads=2,
+    window_size=32,
+    segment_size=32,
+    memory=MemoryConfig(num_heads=2, depth=1, expansion=2, chunk_size=32),
+)
 
 # A reflection per token: theta reaches 2 and the guard lets it, every token is written at the weights before it, and
 # nothing wears off (docs/lab-log.md).
@@ -88,7 +86,7 @@ def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Count
 RECIPES = {
     "needles": Recipe(
         purpose="find what was said once in a long text: RULER's pk, n and w at up to 4,096 bytes",
-        config=_small(_LINEAR),
+        config=_SMALL,
         settings=TrainConfig(steps=6000, batch_size=4, length=512, learning_rate=3e-3),
         source=_needles,
     ),

@@ -20,8 +20,8 @@ from typing import Literal
 
 import numpy as np
 
-from titans.parsing import check_types
-from titans.tasks.checks import require, require_length
+from titans.parsing import check_types, require
+from titans.tasks.checks import require_length
 from titans.tasks.sample import Piece, Sample
 
 Group = Literal["S3", "A5", "S5"]

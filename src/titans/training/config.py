@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from titans.errors import TitansError
-from titans.parsing import parse
+from titans.parsing import parse, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,21 +46,17 @@ class TrainConfig:
     def __post_init__(self) -> None:
         counts = ("steps", "batch_size", "length", "log_every", "eval_every", "eval_tokens", "save_every")
         for name in counts:
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("learning_rate", self.learning_rate > 0, "above 0")
+            require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "learning_rate", self.learning_rate > 0, "above 0")
         rising = self.warmup_steps is None or 0 <= self.warmup_steps <= self.steps
-        self._require("warmup_steps", rising, f"between 0 and steps ({self.steps})")
-        self._require("final_lr_fraction", 0 <= self.final_lr_fraction <= 1, "between 0 and 1")
-        self._require("weight_decay", self.weight_decay >= 0, "0 or more")
+        require(self, "warmup_steps", rising, f"between 0 and steps ({self.steps})")
+        require(self, "final_lr_fraction", 0 <= self.final_lr_fraction <= 1, "between 0 and 1")
+        require(self, "weight_decay", self.weight_decay >= 0, "0 or more")
         averaging = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
-        self._require("betas", averaging, "two numbers of at least 0 and below 1")
-        self._require("clip_norm", self.clip_norm > 0, "above 0")
-        self._require("precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
-        self._require("seed", 0 <= self.seed < 2**63, "0 or more, and below 2**63")
-
-    def _require(self, field: str, holds: bool, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"TrainConfig.{field} is {getattr(self, field)!r}; it must be {expected}")
+        require(self, "betas", averaging, "two numbers of at least 0 and below 1")
+        require(self, "clip_norm", self.clip_norm > 0, "above 0")
+        require(self, "precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
+        require(self, "seed", 0 <= self.seed < 2**63, "0 or more, and below 2**63")
 
     def to_dict(self) -> dict:
         """The fields, as JSON holds them."""
