@@ -75,6 +75,21 @@ def test_gradients_with_a_carried_state(model):
     assert sum(gradient.abs().sum() for gradient in gradients) > 0
 
 
+def test_gradients_through_a_state_are_those_of_one_call(model):
+    x = tokens(length=40)
+
+    def gradients(*cuts: int) -> list[torch.Tensor]:
+        state, logits = None, []
+        for piece in x.split(list(cuts), dim=1):
+            part, state = model(piece, state)
+            logits.append(part)
+        loss = torch.cat(logits, 1)[:, -3:].square().sum()
+        return list(torch.autograd.grad(loss, list(model.parameters())))
+
+    for one, other in zip(gradients(40), gradients(36, 1, 1, 2), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-4 * float(one.abs().max()))
+
+
 def test_a_reset_of_all_rows_begins_anew(model):
     x, reset = tokens(), torch.zeros(2, 70, dtype=torch.bool)
     with torch.no_grad():

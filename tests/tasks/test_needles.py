@@ -8,6 +8,7 @@ import pytest
 from titans.data.batches import IGNORED
 from titans.data.tokenizer import ByteTokenizer
 from titans.errors import TitansError
+from titans.tasks import needles as module
 from titans.tasks.needles import KINDS, Needles, needles, noise
 from titans.tasks.sample import Mixed
 
@@ -132,3 +133,13 @@ def test_mixed_tasks_come_up_alike(documents, random):
     lengths = [(mixed.sample(1000, random).whole().labels != IGNORED).sum() for _ in range(200)]
     assert 70 < lengths.count(9) < 130
     assert lengths.count(9) + lengths.count(38) == 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_shortest_sample_has_no_hay(kind, documents, random, monkeypatch):
+    monkeypatch.setattr(module, "_ADJECTIVES", ["old"] * 4)
+    monkeypatch.setattr(module, "_NOUNS", ["ox"])
+    task = needles(kind, documents)
+    assert len(task.sample(task.shortest, random)) == task.shortest
+    with pytest.raises(TitansError, match="too few"):
+        task.sample(task.shortest - 1, random)

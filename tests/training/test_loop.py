@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from titans.data.batches import Batch
 from titans.errors import NonFiniteError, TitansError
 from titans.training.config import TrainConfig
 from titans.training.loop import train
@@ -203,3 +204,27 @@ def test_progress_counts_tokens_over_resumes(tmp_path: Path, small_model, batche
     counter = Counter()
     train(small_model(), batches(), CONFIG, tmp_path, progress=counter, resume=True)  # pyright: ignore[reportArgumentType]
     assert (counter.skipped, counter.advanced) == (5 * 16, 8 * 16)
+
+
+class Rows:
+    """Batches whose rows all begin anew, a different number of them each time."""
+
+    number = 0
+
+    def next(self) -> Batch:
+        self.number += 1
+        tokens = torch.arange(self.number * 8).reshape(self.number, 8)
+        reset = torch.zeros_like(tokens, dtype=torch.bool)
+        reset[:, 0] = True
+        return Batch(tokens, tokens.roll(-1, 1), reset)
+
+    def state_dict(self) -> dict:
+        return {"number": self.number}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.number = state["number"]
+
+
+def test_where_every_row_begins_anew_there_may_be_another_number_of_rows(tmp_path: Path, small_model) -> None:
+    result = train(small_model(), Rows(), replace(CONFIG, steps=4), tmp_path / "run")
+    assert result.tokens == 8 * (1 + 2 + 3 + 4)

@@ -3,6 +3,7 @@
 import ctypes
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -67,6 +68,25 @@ def test_the_number_of_threads_changes_nothing(threads, openmp, new_case, new_pr
         torch.set_num_threads(before)
     for name, x in expected.items():
         assert torch.equal(found[name], x), name
+
+
+@pytest.mark.parametrize("openmp", [True, False], ids=["torch's threads", "own threads"])
+def test_a_kernel_without_memory_is_an_error_in_any_thread(openmp, monkeypatch):
+    if not openmp:
+        monkeypatch.setattr(build, "openmp", lambda: None)
+
+    @ctypes.CFUNCTYPE(None, ctypes.POINTER(build._Team))
+    def run_share(team):
+        team.contents.failed = 1
+
+    kernel = SimpleNamespace(run=lambda call, begin, end, backward: int(begin > 0), run_share=run_share)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(MemoryError, match="out of memory in a kernel"):
+            build.run_in_threads(kernel, build._Team(), 4, backward=False)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_layer_takes_it_by_itself_and_gives_the_same():
