@@ -33,7 +33,8 @@ class Setting:
 
 
 def _setting(dim: int, layers: int, memory_layers: tuple[int, ...], rows: int, length: int) -> Setting:
-    """Heads of 64 channels; memories of depth 2, twice as wide inside, in some blocks; segments and windows of 32."""
+    """Heads of 64 channels; memories of depth 2, twice as wide inside, in some blocks; segments and windows of 32, for
+    each of which MAC recalls four tokens."""
     heads = max(1, dim // 64)
     config = TitansConfig(
         dim=dim,
@@ -41,14 +42,15 @@ def _setting(dim: int, layers: int, memory_layers: tuple[int, ...], rows: int, l
         num_heads=heads,
         segment_size=32,
         window_size=32,
+        num_memory_tokens=4,
         memory_layers=memory_layers,
         memory=MemoryConfig(num_heads=heads, expansion=2, chunk_size=32),
     )
     return Setting(config=config, rows=rows, length=length)
 
 
-# The shape of titans-pytorch's training script: 384 wide, 8 blocks, segments of 32, memories in blocks 2, 4 and 6, rows
-# of 512 tokens; two rows and not four, because its own model needs about 10 MB for a token.
+# The shape of titans-pytorch's training script: 384 wide, 8 blocks, segments of 32 with four memory tokens, memories in
+# blocks 2, 4 and 6, rows of 512 tokens; two rows and not four, because its own model needs about 10 MB for a token.
 FULL = _setting(384, 8, (1, 3, 5), 2, 512)
 QUICK = _setting(32, 2, (1,), 1, 64)
 

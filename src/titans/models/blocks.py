@@ -147,19 +147,22 @@ class MemoryAsContext(nn.Module):
         self.gate = Gate(config)
         size = config.segment_size
         stride = size // (config.num_memory_tokens or size)
-        # Of each group of `stride` recalled tokens attention sees the last: causal, and nothing to carry over.
-        self.register_buffer("offered", torch.arange(1, size + 1) % stride == 0, persistent=False)
-        self.offered: Tensor
+        # The slots for which the memory recalls: the last of each group, which is causal and leaves nothing to carry.
+        self.register_buffer("recalled", torch.arange(stride - 1, size, stride), persistent=False)
+        self.recalled: Tensor
 
     def begin(self, x: Tensor) -> BlockState:
         config, rows = self.config, len(x)
         memory = self.memory.begin(x)
         head_dim = config.dim // config.num_heads
-        slots = x.new_zeros(1).expand(rows, config.segment_size, config.num_heads, head_dim)
+        slots, recalled = (
+            x.new_zeros(1).expand(rows, count, config.num_heads, head_dim)
+            for count in (config.segment_size, len(self.recalled))
+        )
         return BlockState(
             memory,
             AttentionState(slots, slots, convolution_tail(rows, config, 3 * config.dim, x)),
-            ContextState(slots, slots, memory.weights, convolution_tail(rows, config, config.dim, x)),
+            ContextState(recalled, recalled, memory.weights, convolution_tail(rows, config, config.dim, x)),
         )
 
     def forward(self, x: Tensor, state: BlockState, stream: Stream) -> tuple[Tensor, BlockState]:
@@ -179,14 +182,17 @@ class MemoryAsContext(nn.Module):
         for segment in segmentation.segments(q, k, v, questions, self.memory.output_gate(x), *angles):
             q_s, k_s, v_s, questions_s, gate_s, cos_s, sin_s = segment.tensors
             weights = self._weights_before(memory.weights, context.weights, segment.continues, segment.fresh)
-            h = self.memory.recall(questions_s, gate_s, weights)  # [B, W, D]
-            h_keys, h_values = self.attention.project_context(h, (cos_s, sin_s), weight)
+            asked = (questions_s, gate_s, cos_s, sin_s)
+            if segment.slots.shape[1] == len(every_slot):  # M of the W tokens, or the only one
+                asked = (x[:, self.recalled] for x in asked)
+            questions_s, gate_s, *angles_s = asked
+            h = self.memory.recall(questions_s, gate_s, weights)  # [B, M or 1, D]
+            h_keys, h_values = self.attention.project_context(h, angles_s, weight)
             keys, values = segment.merge(attention.keys, k_s), segment.merge(attention.values, v_s)
-            memory_keys = segment.merge(context.keys, h_keys)
-            memory_values = segment.merge(context.values, h_values)
+            memory_keys = segment.merge(context.keys, h_keys, self.recalled)
+            memory_values = segment.merge(context.values, h_values, self.recalled)
 
-            past = every_slot <= segment.slots.unsqueeze(-1)  # [B or 1, W, S]
-            visible = torch.cat([past & self.offered, past], -1)
+            visible = torch.cat([self.recalled, every_slot]) <= segment.slots.unsqueeze(-1)  # [B or 1, W, M + S]
             y = self.attention.attend(
                 q_s, [always_keys, memory_keys, keys], [always_values, memory_values, values], visible
             )
@@ -204,7 +210,9 @@ class MemoryAsContext(nn.Module):
         return self.gate(segmentation.restore(attended), m), BlockState(
             memory,
             AttentionState(keep(keys), keep(values), tail),
-            ContextState(keep(memory_keys), keep(memory_values), weights, context_tail),
+            ContextState(
+                keep(memory_keys, self.recalled), keep(memory_values, self.recalled), weights, context_tail
+            ),
         )
 
     def step_(self, x: Tensor, state: BlockState, token: Token, workspace: Workspace | None) -> Tensor:
@@ -215,19 +223,28 @@ class MemoryAsContext(nn.Module):
             for before, now in zip(context.weights, memory.weights, strict=True):
                 token.replace_(before, now, slot == 0)
         questions = self.memory.queries_(x, context.tail, token.running)
-        gate, weight = self.memory.output_gate(x.unsqueeze(1)), self.attention.context_weight
-        h = self.memory.recall(questions.unsqueeze(1), gate, context.weights)  # [B, 1, D]
-        h_key, h_value = self.attention.project_context(h, token.angles, weight)
         q, k, v = self.attention.project_(x, attention.tail, token)
-        slots = (context.keys, attention.keys, context.values, attention.values)  # in attention's order
-        for kept, new in zip(slots, (h_key[:, 0], k, h_value[:, 0], v), strict=True):
-            token.put_(kept, slot, new)
+        token.put_(attention.keys, slot, k)
+        token.put_(attention.values, slot, v)
+        weight = self.attention.context_weight
+        place = torch.searchsorted(self.recalled, slot)
+        due = self.recalled[place] == slot
+        if perhaps_any(due):
+            gate = self.memory.output_gate(x.unsqueeze(1))
+            h = self.memory.recall(questions.unsqueeze(1), gate, context.weights)  # [B, 1, D]
+            for kept, new in zip(
+                (context.keys, context.values), self.attention.project_context(h, token.angles, weight), strict=True
+            ):
+                token.put_(kept, place, new[:, 0], due)
 
-        past = torch.arange(size, device=x.device) <= slot.unsqueeze(1)
-        visible = torch.cat([past & self.offered, past], -1).unsqueeze(1)
+        slots = (context.keys, attention.keys, context.values, attention.values)  # in attention's order
+        every_slot = torch.arange(size, device=x.device)
+        visible = torch.cat([self.recalled, every_slot]) <= slot.unsqueeze(1)
         always_keys, always_values = self.attention.project_persistent(weight)
         keys, values = ([kept.to(q.dtype) for kept in pair] for pair in (slots[:2], slots[2:]))
-        y = self.attention.attend(q.unsqueeze(1), [always_keys, *keys], [always_values, *values], visible).squeeze(1)
+        y = self.attention.attend(
+            q.unsqueeze(1), [always_keys, *keys], [always_values, *values], visible.unsqueeze(1)
+        ).squeeze(1)
         full = slot == size - 1
         if perhaps_any(full):
             for kept in slots:

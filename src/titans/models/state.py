@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _WEIGHTS = "weights"  # where a file keeps the fingerprint of the model that made the state
 _VERSION = "version"
-LAYOUT = 2  # of the tensors in a file; 1 kept attention's window in the order of the tokens
+LAYOUT = 3  # of the tensors in a file; earlier ones kept windows, and what MAC recalls, in other slots
 _SAMPLES = 64  # numbers of each parameter that go into the fingerprint
 
 
@@ -40,9 +40,9 @@ class ContextState(TensorTree):
     """What MAC keeps of the open segment besides its tokens."""
 
     keys: Tensor
-    """keys of the memory tokens [B, N, H, d], rotated, by position in the segment"""
+    """keys of the memory tokens [B, M, H, d], rotated, in order; zero where the segment has not come that far"""
     values: Tensor
-    """[B, N, H, d]"""
+    """[B, M, H, d]"""
     weights: tuple[Tensor, ...]
     """memory weights at the start of the open segment, one [B, H, d_in, d_out] per memory layer"""
     tail: Tensor

@@ -20,13 +20,14 @@ class Token:
     angles: tuple[Tensor, Tensor]
     """cos and sin of its rotation [B, 1, 1, d / 2]"""
 
-    def put_(self, slots: Tensor, slot: Tensor, new: Tensor) -> None:
-        """Writes new [B, ...] into each row's slot [B] of slots [B, N, ...]."""
-        rows = torch.arange(len(slot), device=slot.device)
+    def put_(self, slots: Tensor, slot: Tensor, new: Tensor, rows: Tensor | None = None) -> None:
+        """Writes new [B, ...] into each row's slot [B] of slots [B, N, ...] where it is running and one of `rows`."""
+        every = torch.arange(len(slot), device=slot.device)
         new = new.to(slots.dtype)
-        if self.running is not None:
-            new = torch.where(_like(self.running, new), new, slots[rows, slot])
-        slots.index_put_((rows, slot), new)
+        for condition in (self.running, rows):
+            if condition is not None:
+                new = torch.where(_like(condition, new), new, slots[every, slot])
+        slots.index_put_((every, slot), new)
 
     def replace_(self, old: Tensor, new: Tensor, rows: Tensor | None = None) -> None:
         """old [B, ...] = new where a row is running and, if given, one of `rows` [B]."""
