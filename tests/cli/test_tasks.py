@@ -133,3 +133,66 @@ def test_wrong_options_of_a_training(options, words, tmp_path, text, capsys):
     assert run("train", "--out", tmp_path / "run", "--text", text, *options) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_scores_of_several_models_meet_in_one_folder(tmp_path, text, capsys, monkeypatch):
+    for seed, name in enumerate(("one", "two")):
+        torch.manual_seed(seed)
+        TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path / name)
+    ask = ("eval", "needles", "--haystack", text, "--length", 512, "--samples", 2, "--save", tmp_path / "scores")
+    monkeypatch.setattr("sys.argv", ["titans", "eval", "needles", "--haystack", "a book.txt"])
+    assert run(*ask, "--checkpoint", tmp_path / "one", "--kind", "n", "--depths", 2) == 0
+    assert run(*ask, "--checkpoint", tmp_path / "two", "--kind", "pk", "--label", "other") == 0
+    assert run(*ask, "--checkpoint", tmp_path / "one", "--kind", "n", "--depths", 2, "--seed", 1) == 0
+    stored = json.loads((tmp_path / "scores" / "results.json").read_text())
+    cells = [(s["model"], s["task"], s["length"], s["depth"]) for s in stored["scores"]]
+    assert sorted(cells, key=str) == [
+        ("one", "needles n", 512, 0.0),
+        ("one", "needles n", 512, 1.0),
+        ("other", "needles pk", 512, None),
+    ]
+    assert {s["command"] for s in stored["scores"]} == {"titans eval needles --haystack 'a book.txt'"}
+    assert all(s["samples"] == 2 and 0 <= s["accuracy"] <= s["tokens_accuracy"] <= 1 for s in stored["scores"])
+    assert stored["machine"]["cores"] >= 1
+    assert run("report", tmp_path / "scores") == 0
+    assert "needles n" in (tmp_path / "scores" / "report.html").read_text()
+    capsys.readouterr()
+
+
+def test_scores_are_kept_as_they_come(tmp_path, text, capsys, monkeypatch):
+    from titans.cli import scores
+
+    TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path / "model")
+    original = scores.score
+
+    def interrupted(model, task, length, samples, **options):
+        if length == 1024:
+            raise KeyboardInterrupt
+        return original(model, task, length, samples, **options)
+
+    monkeypatch.setattr(scores, "score", interrupted)
+    ask = ("eval", "needles", "--haystack", text, "--samples", 1, "--save", tmp_path / "scores")
+    assert run(*ask, "--checkpoint", tmp_path / "model", "--length", 512, 1024) == 130
+    stored = json.loads((tmp_path / "scores" / "results.json").read_text())
+    assert [score["length"] for score in stored["scores"]] == [512]
+    capsys.readouterr()
+
+
+def test_where_scores_cannot_go_is_said_before_anything_is_measured(tmp_path, text, capsys, monkeypatch):
+    from titans.cli import scores
+
+    TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path / "model")
+    monkeypatch.setattr(scores, "score", lambda *_, **__: pytest.fail("it was measured"))
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / "results.json").write_text('{"title": ')
+    ask = ("--checkpoint", tmp_path / "model", "--haystack", text, "--length", 512)
+    for arguments, words in (
+        (("needles", "--save", tmp_path / "damaged"), "results.json"),
+        (("needles", "--save", text), "book.txt"),
+        (("--save", tmp_path / "scores"), "--save takes the scores of a task"),
+        (("needles", "--label", "one"), "give --save DIR as well"),
+    ):
+        assert run("eval", *arguments, *ask) == 2, arguments
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1

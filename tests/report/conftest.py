@@ -7,16 +7,28 @@ from titans.report.results import (
     Inspect,
     Machine,
     ModelSummary,
-    Needle,
     Recall,
     Results,
     Stream,
     StreamPoint,
+    TaskScore,
     Training,
     TrainingPoint,
 )
 
 HOSTILE = '<script>alert("x")</script> & $\\frac{ id="a" url(#b) \x00\ud800 日本 </svg>'
+
+
+def needle(model: str, kind: str, length: int, depth: float, share: float, samples: int) -> TaskScore:
+    return TaskScore(
+        model=model,
+        task=f"needles {kind}",
+        length=length,
+        accuracy=share,
+        tokens_accuracy=share,
+        samples=samples,
+        depth=depth,
+    )
 
 
 def curve(level: float) -> list[TrainingPoint]:
@@ -66,16 +78,76 @@ def results() -> Results:
             },
             chance=0.1,
         ),
-        needles=[
-            Needle(model="titans", kind="n", length=2048, depth=0.0, accuracy=0.99, samples=50),
-            Needle(model="titans", kind="n", length=2**21, depth=0.0, accuracy=0.61, samples=20),
-            Needle(model="titans", kind="n", length=2048, depth=0.5, accuracy=0.42, samples=50),
-            Needle(model="titans", kind="n", length=2**21, depth=0.5, accuracy=0.25, samples=20),
-            Needle(model="titans", kind="n", length=2**21, depth=1.0, accuracy=0.07, samples=20),
-            Needle(model="titans", kind="n", length=2048, depth=1.0, accuracy=1.0, samples=50),
-            Needle(model="control", kind="n", length=2048, depth=0.5, accuracy=0.13, samples=50),
-            Needle(model="control", kind="n", length=2048, depth=1.0, accuracy=0.75, samples=50),
-            Needle(model="titans", kind="pk", length=2048, depth=0.5, accuracy=1.0, samples=50),
+        scores=[
+            TaskScore(
+                model="titans",
+                task="needles n",
+                length=2048,
+                depth=0.0,
+                accuracy=0.99,
+                tokens_accuracy=0.99,
+                samples=50,
+            ),
+            TaskScore(
+                model="titans",
+                task="needles n",
+                length=2**21,
+                depth=0.0,
+                accuracy=0.61,
+                tokens_accuracy=0.61,
+                samples=20,
+            ),
+            TaskScore(
+                model="titans",
+                task="needles n",
+                length=2048,
+                depth=0.5,
+                accuracy=0.42,
+                tokens_accuracy=0.42,
+                samples=50,
+            ),
+            TaskScore(
+                model="titans",
+                task="needles n",
+                length=2**21,
+                depth=0.5,
+                accuracy=0.25,
+                tokens_accuracy=0.25,
+                samples=20,
+            ),
+            TaskScore(
+                model="titans",
+                task="needles n",
+                length=2**21,
+                depth=1.0,
+                accuracy=0.07,
+                tokens_accuracy=0.07,
+                samples=20,
+            ),
+            TaskScore(
+                model="titans", task="needles n", length=2048, depth=1.0, accuracy=1.0, tokens_accuracy=1.0, samples=50
+            ),
+            TaskScore(
+                model="control",
+                task="needles n",
+                length=2048,
+                depth=0.5,
+                accuracy=0.13,
+                tokens_accuracy=0.13,
+                samples=50,
+            ),
+            TaskScore(
+                model="control",
+                task="needles n",
+                length=2048,
+                depth=1.0,
+                accuracy=0.75,
+                tokens_accuracy=0.75,
+                samples=50,
+            ),
+            TaskScore(
+                model="titans", task="needles pk", length=2048, depth=0.5, accuracy=1.0, tokens_accuracy=1.0, samples=50
+            ),
         ],
         stream=Stream(
             points=[

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from titans.report import heat_maps
-from titans.report.results import Needle, Recall
+from titans.report.results import Recall, TaskScore
 from titans.report.style import HEAT, INK
 
 
@@ -35,8 +35,8 @@ def places(svg: str) -> dict[str, tuple[float, float]]:
 
 
 def test_needles_have_a_panel_for_each_model_with_the_same_cells(results):
-    needles = [needle for needle in results.needles if needle.kind == "n"]
-    titans, control = heat_maps.needles_figure(needles, {"titans": "Titans (MAG)"})
+    needles = [needle for needle in results.scores if needle.task == "needles n"]
+    titans, control = heat_maps.depths_figure(needles, {"titans": "Titans (MAG)"}, "n")
     for panel, label in ((titans, "Titans (MAG)"), (control, "control")):
         assert {label, "2k", "2M", "0%", "50%", "100%"} <= set(texts(panel))
     assert {"99", "61", "7", "42"} <= set(texts(titans))
@@ -46,7 +46,7 @@ def test_needles_have_a_panel_for_each_model_with_the_same_cells(results):
 
 
 def test_needles_stand_at_their_length_and_depth(results):
-    at = places(heat_maps.needles_figure(results.needles[:5], {})[0])
+    at = places(heat_maps.depths_figure(results.scores[:5], {}, "n")[0])
     for number, length, depth in (("99", "2k", "0%"), ("61", "2M", "0%"), ("42", "2k", "50%"), ("7", "2M", "100%")):
         assert at[number][0] == pytest.approx(at[length][0], abs=3)
         assert at[number][1] == pytest.approx(at[depth][1], abs=3)
@@ -56,19 +56,23 @@ def test_needles_stand_at_their_length_and_depth(results):
 
 def test_many_lengths_and_depths_are_all_drawn():
     needles = [
-        Needle(model="m", kind="pk", length=2048 * 2**i, depth=j / 10, accuracy=1.0, samples=1)
+        TaskScore(
+            model="m", task="needles pk", length=2048 * 2**i, depth=j / 10, accuracy=1.0, tokens_accuracy=1.0, samples=1
+        )
         for i in range(11)
         for j in range(11)
     ]
-    found = texts(heat_maps.needles_figure(needles, {})[0])
+    found = texts(heat_maps.depths_figure(needles, {}, "n")[0])
     assert {"2k", "64k", "2M"} <= set(found)
     assert found.count("100") == 121
 
 
 @pytest.mark.parametrize("share", np.linspace(0, 1, 21).tolist())
 def test_numbers_can_be_read_on_their_cells(share):
-    needle = Needle(model="m", kind="pk", length=2048, depth=0.5, accuracy=share, samples=1)
-    root = ElementTree.fromstring(heat_maps.needles_figure([needle], {})[0])
+    needle = TaskScore(
+        model="m", task="needles pk", length=2048, depth=0.5, accuracy=share, tokens_accuracy=share, samples=1
+    )
+    root = ElementTree.fromstring(heat_maps.depths_figure([needle], {}, "n")[0])
     [number] = [e for e in root.iter() if e.text == f"{100 * share:.0f}" and e.tag.endswith("text")]
     color = "white" if "#ffffff" in number.attrib["style"] else INK
     light, dark = sorted((luminance(to_rgb(color)), luminance(HEAT(share)[:3])), reverse=True)

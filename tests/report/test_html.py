@@ -8,7 +8,7 @@ import pytest
 
 from titans.errors import TitansError
 from titans.report.html import render, write_report
-from titans.report.results import Results, Training, TrainingPoint, write_results
+from titans.report.results import Results, TaskScore, Training, TrainingPoint, write_results
 
 VOID = {"meta", "br", "hr", "img", "input", "link"}
 
@@ -50,14 +50,14 @@ def test_page_is_well_formed_and_holds_every_section(tmp_path, results):
     text = path.read_text(encoding="utf-8")
     page = Page(text)
     figures = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
-    assert len(figures) == page.tags.count("svg") == 2 + 2 + 2 + (2 + 1) + 3 + 3
+    assert len(figures) == page.tags.count("svg") == 2 + 2 + 2 + (1 + 2 + 1 + 1) + 3 + 3
     for figure in figures:
         ElementTree.fromstring(figure)
     headings = (
         "Learning",
         "Far into a document",
         "Recalling a pass key",
-        "Needles in a haystack",
+        "Tasks",
         "Reading without end",
         "Inside the memory",
     )
@@ -103,7 +103,7 @@ def test_hostile_strings_are_only_text(tmp_path, results, hostile):
     for section, key in (("training", "curves"), ("distance", "series"), ("recall", "accuracy")):
         value[section][key] = value[section][key] | {hostile: next(iter(value[section][key].values()))}
     value["training"]["unit"] = hostile
-    value["needles"][0] |= {"model": hostile, "kind": hostile}
+    value["scores"][0] |= {"model": hostile, "task": hostile}
     (tmp_path / "results.json").write_text(json.dumps(value))
     text = write_report(tmp_path).read_text(encoding="utf-8")
     page = Page(text)
@@ -120,28 +120,40 @@ def test_hostile_strings_are_only_text(tmp_path, results, hostile):
         ("training", "Learning"),
         ("distance", "Far into a document"),
         ("recall", "Recalling a pass key"),
-        ("needles", "Needles in a haystack"),
+        ("scores", "Tasks"),
         ("stream", "Reading without end"),
         ("inspect", "Inside the memory"),
     ],
 )
 def test_every_section_is_optional(results, missing, words):
-    assert words not in Page(render(replace(results, **{missing: [] if missing == "needles" else None}))).text
+    assert words not in Page(render(replace(results, **{missing: [] if missing == "scores" else None}))).text
 
 
-@pytest.mark.parametrize("only", ["models", "training", "distance", "recall", "needles", "stream", "inspect"])
+@pytest.mark.parametrize("only", ["models", "training", "distance", "recall", "scores", "stream", "inspect"])
 def test_every_section_can_stand_alone(tmp_path, results, only):
     write_results(tmp_path, replace(Results(title="t"), **{only: getattr(results, only)}))
     Page(write_report(tmp_path).read_text(encoding="utf-8"))
 
 
-def test_needles_have_a_figure_and_a_table_for_each_kind(results):
-    page = Page(render(replace(Results(title="t"), needles=results.needles, models=results.models)))
-    assert "kind n: how many are found" in page.text
-    assert "20 to 50 texts in each cell" in page.text
-    assert "kind pk: how many are found" in page.text
-    assert "Titans (MAG)2,097,152100%7.0%20" in page.text
-    assert "neural long-term memory" in Page(render(Results(title="t", needles=results.needles))).text
+def test_each_task_has_a_figure_and_a_table(results):
+    page = Page(render(replace(Results(title="t"), scores=results.scores, models=results.models)))
+    assert "needles n: in how many samples" in page.text
+    assert "20 to 50 samples in each cell" in page.text
+    assert "needles pk: in how many samples" in page.text
+    assert "Titans (MAG)2,097,152100%7.0%7.0%20" in page.text
+    assert "Titans (MAG)2,097,152any" not in page.text
+    assert "neural long-term memory" in Page(render(Results(title="t", scores=results.scores))).text
+
+
+def test_a_task_without_depths_has_no_heat_map_and_the_commands_are_shown():
+    score = TaskScore(
+        model="m", task="mqar", length=256, accuracy=0.5, tokens_accuracy=0.75, samples=10, command="titans eval mqar"
+    )
+    text = render(Results(title="t", scores=[score, replace(score, length=512)]))
+    page = Page(text)
+    assert text.count("<svg") == 1
+    assert "m512any50.0%75.0%10" in page.text
+    assert page.text.count("titans eval mqar") == 1
 
 
 def test_a_long_curve_is_thinned_in_the_table_and_keeps_its_end():

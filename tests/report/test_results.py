@@ -43,16 +43,19 @@ def test_a_wrong_section_is_one_line_that_names_file_and_key(tmp_path, results, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"accuracy": 1.5}, "needles[2].accuracy should be a share from 0 to 1, not 1.5"),
-        ({"depth": -0.1}, "needles[2].depth should be a share from 0 to 1, not -0.1"),
-        ({"samples": 0}, "needles[2].samples should be at least 1, not 0"),
-        ({"length": "2k"}, "needles[2].length should be a whole number, not text"),
-        ({"depth": 0.0}, "needles should hold each model, kind, length and depth once; ('titans', 'n', 2048, 0.0)"),
+        ({"accuracy": 1.5}, "scores[2].accuracy should be a share from 0 to 1, not 1.5"),
+        ({"depth": -0.1}, "scores[2].depth should be a share from 0 to 1, not -0.1"),
+        ({"samples": 0}, "scores[2].samples should be at least 1, not 0"),
+        ({"length": "2k"}, "scores[2].length should be a whole number, not text"),
+        (
+            {"depth": 0.0},
+            "scores should hold each model, task, length and depth once; ('titans', 'needles n', 2048",
+        ),
     ],
 )
 def test_a_wrong_needle_is_named(tmp_path, results, change, message):
     value = json.loads(write_results(tmp_path, results).read_text())
-    value["needles"][2].update(change)
+    value["scores"][2].update(change)
     (tmp_path / "results.json").write_text(json.dumps(value))
     with pytest.raises(TitansError) as error:
         read_results(tmp_path)

@@ -4,9 +4,12 @@ Example:
     titans eval --checkpoint runs/book --text other.txt
     titans eval --checkpoint runs/book                    (the text that the run held out)
     titans eval needles --checkpoint runs/needles --kind n --length 2048 16384 --depths 5 --haystack books/
+    titans eval needles --checkpoint runs/needles --save runs/scores     (then: titans report runs/scores)
     titans eval state-tracking --checkpoint runs/parity --problem parity --length 64 512
 """
 
+import shlex
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,7 +21,9 @@ from titans.cli.imports import import_torch
 from titans.errors import TitansError
 
 if TYPE_CHECKING:
+    from titans.cli.scores import Kept
     from titans.data.text import Document
+    from titans.tasks.catalogue import Choices
     from titans.training.evaluate import Evaluation
 
 
@@ -40,6 +45,8 @@ def run(
     problem: Literal["parity", "mod5", "S3", "A5", "S5"] = "parity",
     batch_size: int = 8,
     piece: int = 2048,
+    save: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: nowhere)")] = None,
+    label: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the checkpoint's folder)")] = None,
     json: bool = False,
 ) -> None:
     """Reads text once, documents side by side, with the memory carried along; or puts a task's questions.
@@ -62,6 +69,8 @@ def run(
         problem: state-tracking: which problem
         batch_size: documents or samples read side by side
         piece: tokens per call; matters for speed and memory only
+        save: tasks: folder whose results.json takes the scores, beside those of other models, for titans report
+        label: tasks: the model's name there
         json: print the result as JSON
     """
     counts = {"--max-tokens": max_tokens, "--batch-size": batch_size, "--piece": piece, "--samples": samples}
@@ -69,6 +78,10 @@ def run(
     for name, value in counts.items():
         if value < 1:
             raise TitansError(f"{name} is {value}; it must be at least 1")
+    if save is None and label is not None:
+        raise TitansError("--label names the model in the results that --save writes: give --save DIR as well")
+    if save is not None and task == "text":
+        raise TitansError("--save takes the scores of a task: name one, for example titans eval needles --save DIR")
     import_torch()
     if task != "text":
         from titans.cli import scores
@@ -78,7 +91,9 @@ def run(
         asked = scores.Asked(
             lengths=length, samples=samples, depths=depths, seed=seed, batch_size=batch_size, piece=piece
         )
-        cells = scores.measure(checkpoint, task, haystack, choices, asked)
+        cells = scores.measure(
+            checkpoint, task, haystack, choices, asked, _kept(save, label, checkpoint, task, choices)
+        )
         scores.show(task, cells, as_json=json)
         return
     with tempfile.TemporaryDirectory() as spool:
@@ -90,6 +105,17 @@ def run(
         print(dumps({"bits_per_byte": evaluation.bits_per_token} | evaluation.to_dict(), indent=2))
     else:
         _show(evaluation)
+
+
+def _kept(save: Path | None, label: str | None, checkpoint: Path, task: str, choices: "Choices") -> "Kept | None":
+    """Where the scores go, if anywhere, with the command that is running."""
+    if save is None:
+        return None
+    from titans.cli.scores import Kept
+    from titans.tasks.catalogue import title
+
+    command = shlex.join(["titans", *sys.argv[1:]])
+    return Kept(folder=save, model=label or checkpoint.resolve().name, task=title(task, choices), command=command)
 
 
 def _evaluate(

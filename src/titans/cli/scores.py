@@ -3,7 +3,8 @@
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -11,8 +12,10 @@ from rich.table import Table
 
 from titans.baselines import BaselineLM, load_model
 from titans.cli import corpus
+from titans.cli.findings import machine
 from titans.errors import TitansError
 from titans.models.language_model import TitansLM
+from titans.report.results import RESULTS_NAME, Results, TaskScore, read_results, write_results
 from titans.tasks.catalogue import NEED_TEXT, TASKS, Choices
 from titans.tasks.score import Score, score
 from titans.training.model import best_device
@@ -45,11 +48,53 @@ class Cell:
         return {"depth": self.depth} | self.score.to_dict()
 
 
-def measure(checkpoint: Path, name: str, haystack: str | None, choices: Choices, asked: Asked) -> list[Cell]:
+@dataclass(kw_only=True)
+class Kept:
+    """Scores on their way into `folder/results.json`, where those of other models and tasks stay."""
+
+    folder: Path
+    model: str
+    """its name there"""
+    task: str
+    command: str
+    _results: Results = field(init=False)
+
+    def begin(self) -> None:
+        """Reads what is there and sees that it can be written.
+
+        Raises:
+            TitansError: the file is damaged, or cannot be written.
+        """
+        there = (self.folder / RESULTS_NAME).exists()
+        results = read_results(self.folder) if there else Results(title="What models remember")
+        self._results = replace(results, machine=machine(), created=datetime.now(UTC).isoformat(timespec="seconds"))
+        write_results(self.folder, self._results)
+
+    def add(self, cell: Cell) -> None:
+        """Writes a score down, in place of an earlier one of the same model, task, length and depth."""
+        new = TaskScore(
+            model=self.model,
+            task=self.task,
+            length=cell.score.length,
+            accuracy=cell.score.right,
+            tokens_accuracy=cell.score.tokens_right,
+            samples=cell.score.samples,
+            depth=cell.depth,
+            command=self.command,
+        )
+        others = [score for score in self._results.scores if score.cell != new.cell]
+        self._results = replace(self._results, scores=[*others, new])
+        write_results(self.folder, self._results)
+
+
+def measure(
+    checkpoint: Path, name: str, haystack: str | None, choices: Choices, asked: Asked, kept: Kept | None = None
+) -> list[Cell]:
     """Reads the checkpoint and asks it.
 
     Args:
         haystack: text to hide things in; None for what the run held out.
+        kept: takes each score as soon as it is there.
 
     Raises:
         TitansError: no checkpoint, no such task, a length that is too short, or a model with too few tokens.
@@ -62,10 +107,10 @@ def measure(checkpoint: Path, name: str, haystack: str | None, choices: Choices,
             held_out = haystack is None
             documents = corpus.held_out(checkpoint) if held_out else corpus.documents(haystack, spool=Path(spool))
             choices = replace(choices, haystack=documents)
-        return _cells(model, name, choices, asked)
+        return _cells(model, name, choices, asked, kept)
 
 
-def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Asked) -> list[Cell]:
+def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Asked, kept: Kept | None) -> list[Cell]:
     depths = [None] if asked.depths is None else [n / max(1, asked.depths - 1) for n in range(asked.depths)]
     tasks = [(depth, TASKS[name](replace(choices, depth=depth))) for depth in depths]
     vocabulary, known = tasks[0][1].vocab_size, model.config.vocab_size
@@ -77,11 +122,13 @@ def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Ask
         if length < tasks[0][1].shortest:
             raise TitansError(f"--length {length} is too short for {name}: it takes {tasks[0][1].shortest} tokens")
     total = sum(asked.lengths) * asked.samples * len(depths)
+    if kept is not None:
+        kept.begin()
+    cells = []
     with Progress("eval", total=total, unit="tokens") as progress:
-        return [
-            Cell(
-                depth=depth,
-                score=score(
+        for length in asked.lengths:
+            for depth, one in tasks:
+                found = score(
                     model,
                     one,
                     length,
@@ -90,11 +137,11 @@ def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Ask
                     batch_size=asked.batch_size,
                     piece=asked.piece,
                     progress=progress,
-                ),
-            )
-            for length in asked.lengths
-            for depth, one in tasks
-        ]
+                )
+                cells.append(Cell(depth=depth, score=found))
+                if kept is not None:
+                    kept.add(cells[-1])
+    return cells
 
 
 def show(name: str, cells: Sequence[Cell], *, as_json: bool) -> None:

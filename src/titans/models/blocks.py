@@ -210,9 +210,7 @@ class MemoryAsContext(nn.Module):
         return self.gate(segmentation.restore(attended), m), BlockState(
             memory,
             AttentionState(keep(keys), keep(values), tail),
-            ContextState(
-                keep(memory_keys, self.recalled), keep(memory_values, self.recalled), weights, context_tail
-            ),
+            ContextState(keep(memory_keys, self.recalled), keep(memory_values, self.recalled), weights, context_tail),
         )
 
     def step_(self, x: Tensor, state: BlockState, token: Token, workspace: Workspace | None) -> Tensor:

@@ -3,13 +3,14 @@
 A figure is one to three panels of the same size, which a page can set side by side or one below the other.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
 
-from titans.report.results import Distance, Inspect, Stream, Training, TrainingPoint
+from titans.report.results import Distance, Inspect, Stream, TaskScore, Training, TrainingPoint
 from titans.report.style import (
     BLUE,
     GREEN,
@@ -128,6 +129,35 @@ def _distance_panel(
 def _differences(values: Sequence[float | None], base: Sequence[float | None]) -> list[float | None]:
     pairs = zip(values, base, strict=True)
     return [None if value is None or other is None else value - other for value, other in pairs]
+
+
+def lengths_figure(scores: Sequence[TaskScore], labels: dict[str, str], name: str) -> str:
+    """Share right by length of one task, a line for each model; depths are taken together.
+
+    Args:
+        name: no two figures of a page may share it.
+    """
+    lengths = sorted({score.length for score in scores})
+    with styled():
+        figure, axes = new_panel("Right by length", "% of the samples; higher is better", "tokens of a sample")
+        styles = line_styles(dict.fromkeys(score.model for score in scores))
+        for model, style in styles.items():
+            pooled = pooled_accuracy([score for score in scores if score.model == model])
+            _draw_line(axes, [lengths.index(n) for n in pooled], [100 * share for share in pooled.values()], style)
+        axes.set_xticks(range(len(lengths)), [short_count(length) for length in lengths])
+        axes.set_xlim(-0.5, len(lengths) - 0.5)
+        axes.set_ylim(-4, 104)
+        add_legend(figure, styles, labels)
+        return to_svg(figure, name, "Share of the samples that are right, by length; higher is better")
+
+
+def pooled_accuracy(scores: Iterable[TaskScore]) -> dict[int, float]:
+    """Share right at each length, ascending, over all samples of that length."""
+    right, asked = Counter(), Counter()
+    for score in scores:
+        right[score.length] += score.accuracy * score.samples
+        asked[score.length] += score.samples
+    return {length: right[length] / asked[length] for length in sorted(asked)}
 
 
 def stream_figure(stream: Stream) -> list[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from titans.report.figures import short_count
-from titans.report.results import Needle, Recall
+from titans.report.results import Recall, TaskScore
 from titans.report.style import HEAT, INK, MUTED, new_panel, styled, to_svg
 
 DARK = 0.57  # from here on white has more contrast than ink with the colour of a cell
@@ -60,25 +60,26 @@ def _mark_column(axes: Axes, distances: list[int], tokens: int, text: str, heigh
     )
 
 
-def needles_figure(needles: Sequence[Needle], labels: dict[str, str], name: str = "needles") -> list[str]:
-    """One heat map for each model: share of needles of one kind that are found, by length of the text and depth.
+def depths_figure(scores: Sequence[TaskScore], labels: dict[str, str], name: str) -> list[str]:
+    """One heat map for each model of one task's scores with a depth: share right, by length of the text and depth.
 
     Every panel has all lengths and depths, so that models can be compared cell by cell.
 
     Args:
         name: no two figures of a page may share it.
     """
-    lengths = sorted({needle.length for needle in needles})
-    depths = sorted({needle.depth for needle in needles})
-    found = {(needle.model, needle.depth, needle.length): needle.accuracy for needle in needles}
+    scores = [score for score in scores if score.depth is not None]
+    lengths = sorted({score.length for score in scores})
+    depths = sorted({score.depth for score in scores if score.depth is not None})
+    found = {(score.model, score.depth, score.length): score.accuracy for score in scores}
     panels = []
     with styled():
-        for i, model in enumerate(dict.fromkeys(needle.model for needle in needles)):
+        for i, model in enumerate(dict.fromkeys(score.model for score in scores)):
             label = labels.get(model, model)
-            figure, axes = new_panel(label, "needles found, %, by depth in the text", "tokens of the text")
+            figure, axes = new_panel(label, "found, %, by depth in the text", "tokens of the text")
             rows = [[found.get((model, depth, length)) for length in lengths] for depth in depths]
             _heat_map(axes, rows, lengths, depths)
-            panels.append(to_svg(figure, f"{name}-{i}", f"Share of needles found by depth and length: {label}"))
+            panels.append(to_svg(figure, f"{name}-{i}", f"Share found by depth and length: {label}"))
     return panels
 
 

@@ -12,10 +12,10 @@ from titans.report.results import (
     Inspect,
     Machine,
     ModelSummary,
-    Needle,
     Recall,
     Results,
     Stream,
+    TaskScore,
     Training,
     TrainingPoint,
     read_results,
@@ -63,8 +63,8 @@ def render(results: Results) -> str:
         parts.append(_distance(results.distance))
     if results.recall is not None:
         parts.append(_recall(results, results.recall))
-    if results.needles:
-        parts.append(_needles(results, results.needles))
+    if results.scores:
+        parts.append(_scores(results, results.scores))
     if results.stream is not None:
         parts.append(_stream(results.stream))
     if results.inspect is not None:
@@ -78,7 +78,7 @@ def render(results: Results) -> str:
 
 def _lead(results: Results) -> str:
     measured = (results.distance, results.recall, results.stream, results.inspect)
-    if not results.models and not results.needles and all(section is None for section in measured):
+    if not results.models and not results.scores and all(section is None for section in measured):
         return "You are looking at how training went: the loss, step by step. No other measurement is here."
     text = (
         "You are looking at a language model with a neural long-term memory: a small network inside the model "
@@ -167,24 +167,34 @@ def _recall(results: Results, recall: Recall) -> str:
     return page.heading("Recalling a pass key") + drawn + page.numbers(tables)
 
 
-def _needles(results: Results, needles: list[Needle]) -> str:
-    labels = {needle.model: results.label(needle.model) for needle in needles}
-    parts = [page.heading("Needles in a haystack")]
-    header = ("Model", "Tokens of the text", "Depth", "Found", "Samples")
-    for number, kind in enumerate(dict.fromkeys(needle.kind for needle in needles)):
-        these = [needle for needle in needles if needle.kind == kind]
-        few, many = min(n.samples for n in these), max(n.samples for n in these)
+def _scores(results: Results, scores: list[TaskScore]) -> str:
+    labels = {score.model: results.label(score.model) for score in scores}
+    parts = [page.heading("Tasks")]
+    header = ("Model", "Tokens of a sample", "Depth", "Right", "Asked tokens right", "Samples")
+    for number, task in enumerate(dict.fromkeys(score.task for score in scores)):
+        these = [score for score in scores if score.task == task]
+        few, many = min(s.samples for s in these), max(s.samples for s in these)
         caption = (
-            f"Needles of the kind {kind}: how many are found, by where in the text the needle lies (rows, from the "
-            "beginning to the end) and how long the text is (columns); darker is better. "
-            f"{few:,}{f' to {many:,}' if many > few else ''} texts in each cell."
+            f"{task}: in how many samples everything that was asked for was right, by how long they are; higher is "
+            f"better. {few:,}{f' to {many:,}' if many > few else ''} samples in each cell."
         )
+        drawn = [figures.lengths_figure(these, labels, f"task-{number}")]
+        if any(score.depth is not None for score in these):
+            caption += " Then, for each model, by where in the text the needle lies as well (rows, from the beginning)."
+            drawn += heat_maps.depths_figure(these, labels, f"task-{number}-depths")
         rows = [
-            (labels[n.model], f"{n.length:,}", f"{n.depth:.0%}", f"{n.accuracy:.1%}", f"{n.samples:,}")
-            for n in sorted(these, key=lambda n: (list(labels).index(n.model), n.length, n.depth))
+            (
+                labels[s.model],
+                f"{s.length:,}",
+                "any" if s.depth is None else f"{s.depth:.0%}",
+                f"{s.accuracy:.1%}",
+                f"{s.tokens_accuracy:.1%}",
+                f"{s.samples:,}",
+            )
+            for s in sorted(these, key=lambda s: (list(labels).index(s.model), *s.cell[2:]))
         ]
-        parts.append(page.figure(caption, heat_maps.needles_figure(these, labels, f"needles-{number}")))
-        parts.append(page.numbers([(f"Kind {kind}", page.table(header, rows))]))
+        parts.append(page.figure(caption, drawn))
+        parts.append(page.numbers([(task, page.table(header, rows))]))
     return "".join(parts)
 
 
@@ -233,7 +243,8 @@ def _origin(results: Results) -> str:
     facts = [("Made", results.created)] if results.created else []
     facts += _machine_facts(results.machine) if results.machine else []
     facts += [(name.replace("_", " "), str(value)) for name, value in results.settings.items()]
-    command = page.code(results.command) if results.command else ""
+    commands = dict.fromkeys([results.command, *(score.command for score in results.scores)])
+    command = "".join(page.code(command) for command in commands if command)
     return page.heading("How it was made") + command + page.facts(facts) if command or facts else ""
 
 

@@ -1,7 +1,7 @@
 """What a report is made of: the sections of `results.json`, their units, and how they are read and written.
 
 Every section is optional: a report shows what is there. Model names that recur in `models`, `training`,
-`recall.accuracy` and `needles` are free, but `titans`, `control` and `control_equal_time` get their colours from them;
+`recall.accuracy` and `scores` are free, but `titans`, `control` and `control_equal_time` get their colours from them;
 in `distance.series` so do `memory on`, `memory frozen`, `control` and `control, equal time`.
 """
 
@@ -143,32 +143,42 @@ class Recall:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Needle:
-    """How many needles of one kind a model finds in texts of one length.
+class TaskScore:
+    """How often a model is right on one task at one length.
 
     Attributes:
         model: its name.
-        kind: the kind of needle, such as `pk` or `n` (`titans.tasks.needles`).
-        length: tokens of the text with its needles, question and answer.
-        depth: where the needle that is asked for lies, 0 (the beginning) to 1 (the end).
-        accuracy: share found, 0 to 1.
-        samples: texts behind that number.
+        task: the task and its kind, such as `needles pk` or `babilong qa1` (`titans eval`).
+        length: tokens of a sample.
+        accuracy: share of the samples in which everything asked for was right, 0 to 1.
+        tokens_accuracy: share of the asked tokens, 0 to 1.
+        samples: how many were asked.
+        depth: needles: where the one that is asked for lies, 0 (the beginning) to 1 (the end); None for anywhere.
+        command: what measured it.
     """
 
     model: str
-    kind: str
+    task: str
     length: int
-    depth: float
     accuracy: float
+    tokens_accuracy: float
     samples: int
+    depth: float | None = None
+    command: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("length", "samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} should be at least 1, not {getattr(self, name)}")
-        for name in ("depth", "accuracy"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} should be a share from 0 to 1, not {getattr(self, name)}")
+        for name in ("accuracy", "tokens_accuracy", "depth"):
+            share = getattr(self, name)
+            if share is not None and not 0 <= share <= 1:
+                raise ValueError(f"{name} should be a share from 0 to 1, not {share}")
+
+    @property
+    def cell(self) -> tuple[str, str, int, float]:
+        """What may be there once: model, task, length and depth (-1 for anywhere)."""
+        return self.model, self.task, self.length, -1.0 if self.depth is None else self.depth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,7 +243,7 @@ class Results:
         machine: where.
         settings: what was chosen, by name.
         models: the models compared, by name.
-        training, distance, recall, needles, stream, inspect: the measurements; see their classes.
+        training, distance, recall, scores, stream, inspect: the measurements; see their classes.
         notes: what these numbers do not show, a sentence each.
     """
 
@@ -246,17 +256,16 @@ class Results:
     training: Training | None = None
     distance: Distance | None = None
     recall: Recall | None = None
-    needles: list[Needle] = field(default_factory=list)
+    scores: list[TaskScore] = field(default_factory=list)
     stream: Stream | None = None
     inspect: Inspect | None = None
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        cells = Counter((needle.model, needle.kind, needle.length, needle.depth) for needle in self.needles)
-        for cell, count in cells.items():
+        for cell, count in Counter(score.cell for score in self.scores).items():
             if count > 1:
                 raise ValueError(
-                    f"needles should hold each model, kind, length and depth once; {cell} is there {count} times"
+                    f"scores should hold each model, task, length and depth once; {cell} is there {count} times"
                 )
 
     def label(self, model: str) -> str:
@@ -266,7 +275,7 @@ class Results:
     def is_empty(self) -> bool:
         """Whether there is no measurement to show."""
         sections = (self.training, self.distance, self.recall, self.stream, self.inspect)
-        return not self.models and not self.needles and all(section is None for section in sections)
+        return not self.models and not self.scores and all(section is None for section in sections)
 
 
 def write_results(folder: Path, results: Results) -> Path:

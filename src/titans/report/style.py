@@ -69,7 +69,11 @@ KNOWN_STYLES = {
     "control_equal_time": LineStyle(LIGHT_ORANGE, "--", "v"),
     "control, equal time": LineStyle(LIGHT_ORANGE, "--", "v"),
 }
-SPARE_STYLES = (LineStyle(PURPLE, marker="D"), LineStyle(GREEN, marker="P"), LineStyle(INK, marker="X"))
+SPARE_STYLES = tuple(
+    LineStyle(color, dash, marker)
+    for dash in ("-", "--")
+    for color, marker in ((PURPLE, "D"), (GREEN, "P"), (INK, "X"), (BLUE, "*"), (ORANGE, "<"), (LIGHT_BLUE, ">"))
+)
 
 
 def line_styles(names: Iterable[str]) -> dict[str, LineStyle]:

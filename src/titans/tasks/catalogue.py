@@ -54,6 +54,13 @@ TASKS: dict[str, Callable[[Choices], Task]] = {
 NEED_TEXT = ("needles", "babilong")
 
 
+def title(name: str, choices: Choices) -> str:
+    """The task with its kind, in words that tell it from every other."""
+    kinds = {"needles": choices.kind, "babilong": choices.question, "state-tracking": choices.problem}
+    examples = " with examples" if name == "babilong" and choices.mode == "fewshot" else ""
+    return f"{name} {kinds[name]}{examples}" if name in kinds else name
+
+
 def state_tracking(problem: Problem) -> Task:
     """A word problem, parity or counting modulo 5."""
     if problem == "parity":
