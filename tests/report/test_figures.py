@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from titans.report import figures
-from titans.report.results import Distance, Inspect, Stream, StreamPoint, Training, TrainingPoint
+from titans.report.results import Distance, Inspect, Stream, StreamPoint, TaskScore, Training, TrainingPoint
 
 
 def texts(svg: str) -> list[str]:
@@ -73,3 +73,29 @@ def test_a_single_point_or_none_is_drawn(bits, validation):
 )
 def test_short_count(number, text):
     assert figures.short_count(number) == text
+
+
+def task_scores(models: int) -> list[TaskScore]:
+    shares = {512: (1.0, 0.5), 2048: (0.25, 0.0)}
+    return [
+        TaskScore(
+            model=f"m{m}", task="t", length=n, accuracy=share, tokens_accuracy=share, samples=samples, depth=depth
+        )
+        for m in range(models)
+        for n, (one, other) in shares.items()
+        for share, samples, depth in ((one, 10, 0.0), (other, 30, 1.0))
+    ]
+
+
+def test_accuracy_by_length_counts_every_sample_once():
+    assert figures.pooled_accuracy(task_scores(1)) == {512: 0.625, 2048: 0.0625}
+
+
+@pytest.mark.parametrize("models", [1, 4, 5, 12])
+def test_a_legend_of_any_size_has_its_own_room(models):
+    root = ElementTree.fromstring(figures.lengths_figure(task_scores(models), {"m0": "Titans"}, "t"))
+    at = {e.text: float(e.attrib["y"]) for e in root.iter() if e.tag.endswith("text")}
+    named = [at["Titans"], *(at[f"m{m}"] for m in range(1, models))]
+    assert at["% of the samples; higher is better"] < min(named)
+    assert max(named) < at["100"] + 1
+    assert {"512", "2k"} <= at.keys()

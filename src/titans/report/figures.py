@@ -3,7 +3,6 @@
 A figure is one to three panels of the same size, which a page can set side by side or one below the other.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
@@ -139,8 +138,9 @@ def lengths_figure(scores: Sequence[TaskScore], labels: dict[str, str], name: st
     """
     lengths = sorted({score.length for score in scores})
     with styled():
-        figure, axes = new_panel("Right by length", "% of the samples; higher is better", "tokens of a sample")
         styles = line_styles(dict.fromkeys(score.model for score in scores))
+        what = "% of the samples; higher is better"
+        figure, axes = new_panel("Right by length", what, "tokens of a sample", lines=len(styles))
         for model, style in styles.items():
             pooled = pooled_accuracy([score for score in scores if score.model == model])
             _draw_line(axes, [lengths.index(n) for n in pooled], [100 * share for share in pooled.values()], style)
@@ -153,11 +153,11 @@ def lengths_figure(scores: Sequence[TaskScore], labels: dict[str, str], name: st
 
 def pooled_accuracy(scores: Iterable[TaskScore]) -> dict[int, float]:
     """Share right at each length, ascending, over all samples of that length."""
-    right, asked = Counter(), Counter()
+    found: dict[int, tuple[float, int]] = {}
     for score in scores:
-        right[score.length] += score.accuracy * score.samples
-        asked[score.length] += score.samples
-    return {length: right[length] / asked[length] for length in sorted(asked)}
+        right, asked = found.get(score.length, (0.0, 0))
+        found[score.length] = right + score.accuracy * score.samples, asked + score.samples
+    return {length: right / asked for length, (right, asked) in sorted(found.items())}
 
 
 def stream_figure(stream: Stream) -> list[str]:

@@ -25,6 +25,7 @@ PURPLE, GREEN = "#7a5195", "#3b7a57"
 HEAT = LinearSegmentedColormap.from_list("heat", ["#f7f9fb", "#b5d3ee", "#4a93d1", BLUE, "#083a70"])
 
 PANEL_SIZE = (4.4, 3.1)  # inches: 317 SVG pixels wide, so a phone shows the text in nearly its nominal size
+LEGEND_ROW = 0.18  # inches
 PANEL_AXES = (0.115, 0.145, 0.775, 0.585)  # left, bottom, width, height of the plot, as shares of the panel
 
 SETTINGS: dict[Any, Any] = {
@@ -91,12 +92,19 @@ def styled() -> Iterator[None]:
         yield
 
 
-def new_panel(title: str, subtitle: str = "", x_label: str = "") -> tuple[Figure, Axes]:
-    """One empty plot with its title, and beside it in small what the vertical axis means."""
-    figure = Figure(figsize=PANEL_SIZE)
-    axes = figure.add_axes(PANEL_AXES)
-    figure.text(0.02, 0.975, title, fontsize=11, fontweight="bold", va="top")
-    figure.text(0.02, 0.9, subtitle, fontsize=9, color=MUTED, va="top")
+def new_panel(title: str, subtitle: str = "", x_label: str = "", lines: int = 0) -> tuple[Figure, Axes]:
+    """One empty plot with its title, and beside it in small what the vertical axis means.
+
+    Args:
+        lines: how many the legend will name; it has room for four, with more the panel becomes taller.
+    """
+    (width, usual), (left, bottom, across, up) = PANEL_SIZE, PANEL_AXES
+    height = usual + LEGEND_ROW * max(0, -(-lines // 2) - 2)
+    share = usual / height
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((left, bottom * share, across, up * share))
+    figure.text(0.02, 1 - 0.025 * share, title, fontsize=11, fontweight="bold", va="top")
+    figure.text(0.02, 1 - 0.1 * share, subtitle, fontsize=9, color=MUTED, va="top")
     axes.set_xlabel(x_label)
     axes.tick_params(axis="y", pad=1)
     return figure, axes
@@ -110,7 +118,7 @@ def add_legend(figure: Figure, styles: dict[str, LineStyle], labels: dict[str, s
         [Line2D([], [], color=style.color, linestyle=style.dash, marker=style.marker) for style in drawn],
         [_shorten(labels.get(name, name)) for name in names],
         loc="lower left",
-        bbox_to_anchor=(0.01, PANEL_AXES[1] + PANEL_AXES[3] + 0.01),
+        bbox_to_anchor=(0.01, figure.axes[0].get_position().y1 + 0.01),
         ncols=2,
         frameon=False,
         fontsize=9,
