@@ -133,3 +133,19 @@ def test_a_convolution_of_one_tap_needs_no_past(variant):
     begun, state = model(tokens[:, :9])
     later, _ = model(tokens[:, 9:], state)
     torch.testing.assert_close(torch.cat([begun, later], 1), model(tokens)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_memory_as_context_recalls_and_keeps_only_what_attention_sees(new_model, new_config, some_tokens, monkeypatch):
+    model = new_model(new_config(variant="mac", num_memory_tokens=2))
+    memory, asked = mixer_of(model).memory, []
+    recall = memory.recall
+
+    def counted(questions, gate, weights):
+        asked.append(questions.shape[1])
+        return recall(questions, gate, weights)
+
+    monkeypatch.setattr(memory, "recall", counted)
+    _, state = model(some_tokens(1, 2 * SEGMENT))
+    assert asked == [2, 2]
+    context = state.blocks[0].context
+    assert context.keys.shape[1] == context.values.shape[1] == 2

@@ -182,12 +182,12 @@ class MemoryAsContext(nn.Module):
         for segment in segmentation.segments(q, k, v, questions, self.memory.output_gate(x), *angles):
             q_s, k_s, v_s, questions_s, gate_s, cos_s, sin_s = segment.tensors
             weights = self._weights_before(memory.weights, context.weights, segment.continues, segment.fresh)
-            asked = (questions_s, gate_s, cos_s, sin_s)
             if segment.slots.shape[1] == len(every_slot):  # M of the W tokens, or the only one
-                asked = (x[:, self.recalled] for x in asked)
-            questions_s, gate_s, *angles_s = asked
+                questions_s, gate_s, cos_s, sin_s = (
+                    part[:, self.recalled] for part in (questions_s, gate_s, cos_s, sin_s)
+                )
             h = self.memory.recall(questions_s, gate_s, weights)  # [B, M or 1, D]
-            h_keys, h_values = self.attention.project_context(h, angles_s, weight)
+            h_keys, h_values = self.attention.project_context(h, (cos_s, sin_s), weight)
             keys, values = segment.merge(attention.keys, k_s), segment.merge(attention.values, v_s)
             memory_keys = segment.merge(context.keys, h_keys, self.recalled)
             memory_values = segment.merge(context.values, h_values, self.recalled)
