@@ -1,6 +1,7 @@
 """Tasks from the command line: train with a recipe, go on, ask."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from titans.baselines import BaselineLM, load_model
 from titans.cli.main import main
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
+from titans.report.results import Results, read_results, write_results
 
 QUICK = ("--recipe", "needles", "--steps", "3", "--batch-size", "1", "--length", "256", "--save-every", "1")
 
@@ -196,3 +198,24 @@ def test_where_scores_cannot_go_is_said_before_anything_is_measured(tmp_path, te
         error = capsys.readouterr().err
         assert words in error
         assert error.count("\n") == 1
+
+
+def test_saving_scores_keeps_the_rest_of_the_results(tmp_path, text, capsys):
+    TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path / "model")
+    there = Results(title="Mine", command="titans quickstart", settings={"seed": 3}, notes=["One seed."])
+    write_results(tmp_path, there)
+    ask = ("eval", "needles", "--haystack", text, "--length", 512, "--samples", 1, "--save", tmp_path)
+    assert run(*ask, "--checkpoint", tmp_path / "model") == 0
+    stored = read_results(tmp_path)
+    assert replace(stored, scores=[], machine=None, created=None) == there
+    assert len(stored.scores) == 1
+    capsys.readouterr()
+
+
+def test_an_unprintable_label_leaves_results_that_can_be_read_again(tmp_path, text, capsys):
+    TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path / "model")
+    ask = ("eval", "needles", "--haystack", text, "--length", 512, "--samples", 1, "--save", tmp_path)
+    for _ in range(2):
+        assert run(*ask, "--checkpoint", tmp_path / "model", "--label", "a\x01b") == 0
+    assert len(read_results(tmp_path).scores) == 1
+    capsys.readouterr()

@@ -99,3 +99,25 @@ def test_a_legend_of_any_size_has_its_own_room(models):
     assert at["% of the samples; higher is better"] < min(named)
     assert max(named) < at["100"] + 1
     assert {"512", "2k"} <= at.keys()
+
+
+def test_lengths_up_to_two_million_have_room_for_their_names():
+    scores = [
+        TaskScore(model="m", task="t", length=2**n, accuracy=1.0, tokens_accuracy=1.0, samples=1) for n in range(9, 22)
+    ]
+    named = texts(figures.lengths_figure(scores, {}, "t"))
+    assert [name for name in named if name[-1] in "kM2"] == ["512", "2k", "8k", "32k", "128k", "512k", "2M"]
+
+
+def test_a_point_stands_at_its_length_though_the_model_has_no_shorter_one():
+    shares = (("a", 512, 1.0), ("a", 2048, 1.0), ("b", 2048, 0.5))
+    scores = [
+        TaskScore(model=model, task="t", length=length, accuracy=share, tokens_accuracy=share, samples=1)
+        for model, length, share in shares
+    ]
+    root = ElementTree.fromstring(figures.lengths_figure(scores, {}, "t"))
+    at = {e.text: e.attrib for e in root.iter() if e.tag.endswith("text")}
+    middle = (float(at["40"]["y"]) + float(at["60"]["y"])) / 2
+    marks = [e.attrib for e in root.iter() if e.tag.endswith("use")]
+    [point] = [float(mark["x"]) for mark in marks if abs(float(mark["y"]) - middle) < 6]
+    assert point == pytest.approx(float(at["2k"]["x"]), abs=1)

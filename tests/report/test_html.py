@@ -153,6 +153,7 @@ def test_a_task_without_depths_has_no_heat_map_and_the_commands_are_shown():
     page = Page(text)
     assert text.count("<svg") == 1
     assert "m512any50.0%75.0%10" in page.text
+    assert "by where in the text" not in page.text
     assert page.text.count("titans eval mqar") == 1
 
 

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from titans.cli import corpus
 from titans.cli.findings import machine
 from titans.errors import TitansError
 from titans.models.language_model import TitansLM
+from titans.parsing import parse
 from titans.report.results import RESULTS_NAME, Results, TaskScore, read_results, write_results
 from titans.tasks.catalogue import NEED_TEXT, TASKS, Choices
 from titans.tasks.score import Score, score
@@ -72,7 +73,7 @@ class Kept:
 
     def add(self, cell: Cell) -> None:
         """Writes a score down, in place of an earlier one of the same model, task, length and depth."""
-        new = TaskScore(
+        written = TaskScore(
             model=self.model,
             task=self.task,
             length=cell.score.length,
@@ -82,6 +83,7 @@ class Kept:
             depth=cell.depth,
             command=self.command,
         )
+        new = parse(asdict(written), TaskScore)  # as it will be read again: a label may hold what cannot be printed
         others = [score for score in self._results.scores if score.cell != new.cell]
         self._results = replace(self._results, scores=[*others, new])
         write_results(self.folder, self._results)

@@ -25,6 +25,7 @@ from titans.report.style import (
 
 MAX_BATCH_POINTS = 200
 MAX_MARKERS = 30
+MAX_LENGTHS = 8  # whose names have room below a panel
 ROUND_STEPS = [1, 2, 2.5, 5, 10]
 WARM_UP = 0.1  # share of training left out when the vertical range is chosen: it would flatten all the rest
 
@@ -144,7 +145,8 @@ def lengths_figure(scores: Sequence[TaskScore], labels: dict[str, str], name: st
         for model, style in styles.items():
             pooled = pooled_accuracy([score for score in scores if score.model == model])
             _draw_line(axes, [lengths.index(n) for n in pooled], [100 * share for share in pooled.values()], style)
-        axes.set_xticks(range(len(lengths)), [short_count(length) for length in lengths])
+        shown = range(0, len(lengths), -(-len(lengths) // MAX_LENGTHS))
+        axes.set_xticks(shown, [short_count(lengths[i]) for i in shown])
         axes.set_xlim(-0.5, len(lengths) - 0.5)
         axes.set_ylim(-4, 104)
         add_legend(figure, styles, labels)
