@@ -49,11 +49,11 @@ def test_a_wrong_section_is_one_line_that_names_file_and_key(tmp_path, results, 
         ({"length": "2k"}, "scores[2].length should be a whole number, not text"),
         (
             {"depth": 0.0},
-            "scores should hold each model, task, length and depth once; ('titans', 'needles n', 2048",
+            "scores should hold each model, task, length and depth once; ('titans', 'needles n', 2048, 0.0) is there 2",
         ),
     ],
 )
-def test_a_wrong_needle_is_named(tmp_path, results, change, message):
+def test_a_wrong_score_is_named(tmp_path, results, change, message):
     value = json.loads(write_results(tmp_path, results).read_text())
     value["scores"][2].update(change)
     (tmp_path / "results.json").write_text(json.dumps(value))

@@ -7,8 +7,6 @@ Example:
 Ratios hold within a run; the machine is never the same for long. Another package's speed: make bench.
 """
 
-import shlex
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -70,7 +68,7 @@ def run(
 def _measure(subject: Subject, threads: tuple[int, ...], rounds: int, quick: bool, folder: Path) -> "Measurements":
     from titans.bench.results import measure
     from titans.bench.subjects import contests
-    from titans.cli.findings import machine
+    from titans.cli.findings import command, machine
 
     return measure(
         subject,
@@ -78,6 +76,6 @@ def _measure(subject: Subject, threads: tuple[int, ...], rounds: int, quick: boo
         rounds=rounds,
         threads=threads,
         peaks=not quick,
-        command=shlex.join(["titans", *sys.argv[1:]]),
+        command=command(),
         machine=machine(),
     )

@@ -87,7 +87,7 @@ def compare(text: str | None, out: Path, minutes: float, seed: int, *, as_json: 
 
     results = Results(
         title="Titans quickstart: what the memory adds",
-        command=" ".join(["titans", *sys.argv[1:]]),
+        command=findings.command(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=findings.machine(),
         settings=findings.settings(

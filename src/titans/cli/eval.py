@@ -8,8 +8,6 @@ Example:
     titans eval state-tracking --checkpoint runs/parity --problem parity --length 64 512
 """
 
-import shlex
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -111,11 +109,11 @@ def _kept(save: Path | None, label: str | None, checkpoint: Path, task: str, cho
     """Where the scores go, if anywhere, with the command that is running."""
     if save is None:
         return None
+    from titans.cli.findings import command
     from titans.cli.scores import Kept
     from titans.tasks.catalogue import title
 
-    command = shlex.join(["titans", *sys.argv[1:]])
-    return Kept(folder=save, model=label or checkpoint.resolve().name, task=title(task, choices), command=command)
+    return Kept(folder=save, model=label or checkpoint.resolve().name, task=title(task, choices), command=command())
 
 
 def _evaluate(

@@ -2,6 +2,8 @@
 
 import os
 import platform
+import shlex
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -45,6 +47,11 @@ def introduction(
             f"This takes about {minutes:g} minutes.",
         ]
     )
+
+
+def command() -> str:
+    """What was typed, so that it can be typed again."""
+    return shlex.join(["titans", *sys.argv[1:]])
 
 
 def machine() -> Machine:

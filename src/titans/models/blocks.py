@@ -145,11 +145,10 @@ class MemoryAsContext(nn.Module):
         self.memory = NeuralMemory(config.dim, config.memory)
         self.norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.gate = Gate(config)
-        size = config.segment_size
-        stride = size // (config.num_memory_tokens or size)
-        # The slots for which the memory recalls: the last of each group, which is causal and leaves nothing to carry.
-        self.register_buffer("recalled", torch.arange(stride - 1, size, stride), persistent=False)
-        self.recalled: Tensor
+        # The memory recalls for the last slot of each group, which is causal and leaves nothing to carry.
+        self.num_recalled = config.num_memory_tokens or config.segment_size
+        self.group = config.segment_size // self.num_recalled
+        self.recalled = slice(self.group - 1, None, self.group)
 
     def begin(self, x: Tensor) -> BlockState:
         config, rows = self.config, len(x)
@@ -157,7 +156,7 @@ class MemoryAsContext(nn.Module):
         head_dim = config.dim // config.num_heads
         slots, recalled = (
             x.new_zeros(1).expand(rows, count, config.num_heads, head_dim)
-            for count in (config.segment_size, len(self.recalled))
+            for count in (config.segment_size, self.num_recalled)
         )
         return BlockState(
             memory,
@@ -176,6 +175,7 @@ class MemoryAsContext(nn.Module):
 
         segmentation = Segmentation(stream, self.config.segment_size)
         every_slot = torch.arange(self.config.segment_size, device=x.device)
+        places = torch.cat([every_slot[self.recalled], every_slot])  # [M + S], of what attention may see
         attended, written, reads = [], [], []
         keys = values = memory_keys = memory_values = x
         weights = memory.weights
@@ -192,7 +192,7 @@ class MemoryAsContext(nn.Module):
             memory_keys = segment.merge(context.keys, h_keys, self.recalled)
             memory_values = segment.merge(context.values, h_values, self.recalled)
 
-            visible = torch.cat([self.recalled, every_slot]) <= segment.slots.unsqueeze(-1)  # [B or 1, W, M + S]
+            visible = places <= segment.slots.unsqueeze(-1)  # [B or 1, W, M + S]
             y = self.attention.attend(
                 q_s, [always_keys, memory_keys, keys], [always_values, memory_values, values], visible
             )
@@ -225,19 +225,18 @@ class MemoryAsContext(nn.Module):
         token.put_(attention.keys, slot, k)
         token.put_(attention.values, slot, v)
         weight = self.attention.context_weight
-        place = torch.searchsorted(self.recalled, slot)
-        due = self.recalled[place] == slot
+        due = slot % self.group == self.group - 1
         if perhaps_any(due):
             gate = self.memory.output_gate(x.unsqueeze(1))
             h = self.memory.recall(questions.unsqueeze(1), gate, context.weights)  # [B, 1, D]
             for kept, new in zip(
                 (context.keys, context.values), self.attention.project_context(h, token.angles, weight), strict=True
             ):
-                token.put_(kept, place, new[:, 0], due)
+                token.put_(kept, slot // self.group, new[:, 0], due)
 
         slots = (context.keys, attention.keys, context.values, attention.values)  # in attention's order
         every_slot = torch.arange(size, device=x.device)
-        visible = torch.cat([self.recalled, every_slot]) <= slot.unsqueeze(1)
+        visible = torch.cat([every_slot[self.recalled], every_slot]) <= slot.unsqueeze(1)
         always_keys, always_values = self.attention.project_persistent(weight)
         keys, values = ([kept.to(q.dtype) for kept in pair] for pair in (slots[:2], slots[2:]))
         y = self.attention.attend(

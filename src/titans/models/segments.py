@@ -43,14 +43,14 @@ class Segment:
     present: Tensor | None
     """tokens that are really there [B, W] bool; None for all"""
 
-    def merge(self, kept: Tensor, new: Tensor, places: Tensor | None = None) -> Tensor:
+    def merge(self, kept: Tensor, new: Tensor, places: slice = slice(None)) -> Tensor:
         """Slots [B, S, ...] filled by earlier calls, and this round's tokens in theirs.
 
-        places: [M] int64, those slots that `kept` and `new` are of; None for all.
+        places: those slots that `kept` and `new` are of.
         """
         if self.old is None:
             return new
-        old = self.old if places is None else self.old[:, places]
+        old = self.old[:, places]
         return torch.where(old.view(*old.shape, *([1] * (kept.dim() - 2))), kept, new)
 
 
@@ -91,11 +91,10 @@ class Segmentation:
         """Outputs [B, W, ...] of each segment -> [B, T, ...]."""
         return outputs[0] if self.plan is None else self.plan.restore(torch.stack(outputs), self.length)
 
-    def open_slots(self, x: Tensor, places: Tensor | None = None) -> Tensor:
+    def open_slots(self, x: Tensor, places: slice = slice(None)) -> Tensor:
         """Slots [B, S, ...] of the last segment, cleared beyond its fill (everywhere if it is complete).
 
-        places: [M] int64, those slots that x is of; None for all.
+        places: those slots that x is of.
         """
-        places = torch.arange(self.size, device=x.device) if places is None else places
-        filled = places < (self.end % self.size).unsqueeze(1)
+        filled = torch.arange(self.size, device=x.device)[places] < (self.end % self.size).unsqueeze(1)
         return x * filled.view(*filled.shape, *([1] * (x.dim() - 2)))
