@@ -230,12 +230,14 @@ def _watch(
     """Shows the progress of the trainings until some are done."""
     total = sum(contender.steps for contender in contenders.values()) * ROWS * LENGTH
     with Progress("train all three", total=total, unit="tokens") as progress:
-        seen = 0
+        seen = None
         while True:
             done, _ = wait([running[name] for name in until], timeout=1.0)
             curves = {name: read_curve(out / name) for name in contenders if (out / name / "metrics.jsonl").exists()}
             now = sum(max((point.tokens for point in curve), default=0) for curve in curves.values())
             bits = {name: curve[-1].bits for name, curve in curves.items() if curve and curve[-1].bits is not None}
+            if seen is None:  # what was trained while something else was shown
+                progress.skip(seen := now)
             progress.advance(now - seen, **{name: value for name, value in bits.items() if value is not None})
             seen = now
             for future in done:
