@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,18 @@ def writing(path: Path) -> Iterator[None]:
         if isinstance(error, FileExistsError | NotADirectoryError):
             reason = "something on the way to it is a file"
         raise TitansError(f"cannot write {path}: {reason}; choose another folder") from error
+
+
+def require_writable(folder: Path) -> None:
+    """Makes `folder` if it is not there, and sees that files can be written in it: before long work, not after.
+
+    Raises:
+        TitansError: they cannot.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 @contextmanager

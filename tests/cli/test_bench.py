@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -10,6 +11,8 @@ import pytest
 from titans.bench import model
 from titans.bench.contest import Contender, Contest, Work
 from titans.cli.main import main
+
+THREADS = f"each must be from 1 to {os.cpu_count()}, the processors of this machine"
 
 
 def make_nothing() -> Work:
@@ -54,12 +57,22 @@ def test_json_on_standard_output_is_readable(capsys) -> None:
     ("options", "message"),
     [
         (["--rounds", "0"], "--rounds is 0; it must be at least 1"),
-        (["--threads", "1", "0"], "--threads is 1 0; each must be at least 1"),
+        (["--threads", "1", "0"], f"--threads is 1 0; {THREADS}"),
+        (["--threads", "100000"], f"--threads is 100000; {THREADS}"),
     ],
 )
 def test_mistakes_are_one_clear_line(options: list[str], message: str, capsys) -> None:
     assert main(["bench", "model", *options]) == 2
     assert capsys.readouterr().err == f"titans: error: {message}\n"
+
+
+def test_where_nothing_can_be_written_nothing_is_measured(tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "file").write_text("here")
+    monkeypatch.setattr(model, "contests", lambda **_: pytest.fail("measured"))
+    assert bench("--out", tmp_path / "file" / "found") == 2
+    assert (
+        f"cannot write {tmp_path / 'file' / 'found'}: something on the way to it is a file" in capsys.readouterr().err
+    )
 
 
 def test_an_unknown_subject_names_the_known_ones(capsys) -> None:

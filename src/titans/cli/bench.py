@@ -7,6 +7,7 @@ Example:
 Ratios hold within a run; the machine is never the same for long. Another package's speed: make bench.
 """
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -43,9 +44,15 @@ def run(
     """
     if rounds < 1:
         raise TitansError(f"--rounds is {rounds}; it must be at least 1")
-    if not threads or min(threads) < 1:
-        raise TitansError(f"--threads is {' '.join(map(str, threads)) or 'empty'}; each must be at least 1")
+    most = os.cpu_count() or 1
+    if not threads or min(threads) < 1 or max(threads) > most:
+        given = " ".join(map(str, threads)) or "empty"
+        raise TitansError(f"--threads is {given}; each must be from 1 to {most}, the processors of this machine")
     import_torch()
+    if out is not None:
+        from titans.files import require_writable
+
+        require_writable(out)
     with tempfile.TemporaryDirectory() as folder:
         measurements = _measure(subject, threads, rounds, quick, Path(folder))
     if out is not None:

@@ -177,7 +177,8 @@ def _check(
         width = max(theta.shape[-1], log_eta.shape[-1])
         theta, log_eta = theta.expand(*theta.shape[:3], width), log_eta.expand(*log_eta.shape[:3], width)
 
-    mask, reset = _flags("mask", mask, q), _flags("reset", reset, q)
+    check_flags("[B, T]", q.shape[:2], mask=mask, reset=reset)
+    mask, reset = (None if flags is None else flags.to(q.device, torch.bool) for flags in (mask, reset))
     state_rows = rows
     if cu_seqlens is not None:
         if rows != 1 or mask is not None or reset is not None:
@@ -224,12 +225,11 @@ def _check_borders(cu_seqlens: Tensor, length: int) -> None:
         raise ValueError(f"cu_seqlens must rise from 0 to T = {length}, got {cu_seqlens.tolist()}")
 
 
-def _flags(name: str, flags: Tensor | None, q: Tensor) -> Tensor | None:
-    if flags is None:
-        return None
-    if flags.shape != q.shape[:2]:
-        raise ValueError(f"{name} must be [B, T] = {tuple(q.shape[:2])}, got {tuple(flags.shape)}")
-    return flags.to(device=q.device, dtype=torch.bool)
+def check_flags(letters: str, shape: torch.Size, **flags: Tensor | None) -> None:
+    """Raises ValueError unless each of `flags` is None or has `shape`, which is called `letters`."""
+    for name, flag in flags.items():
+        if flag is not None and flag.shape != shape:
+            raise ValueError(f"{name} must be {letters} = {tuple(shape)}, got {tuple(flag.shape)}")
 
 
 def _fresh(

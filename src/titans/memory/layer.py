@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans.errors import NonFiniteError
-from titans.memory.arguments import MemoryOperation
+from titans.memory.arguments import MemoryOperation, check_flags
 from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig
 from titans.memory.convolution import causal_convolution, convolution_weight, finished, tie_keys_to_queries
@@ -181,11 +181,13 @@ class NeuralMemory(nn.Module):
             y [B, dim], zero where a row is absent.
 
         Raises:
-            ValueError: x or state have the wrong shape or dtype, or the workspace is another state's.
+            ValueError: x, state, mask or reset have the wrong shape or dtype, or the workspace is another state's.
         """
         if x.dim() != 2 or x.shape[-1] != self.dim:
             raise ValueError(f"x must be [B, dim = {self.dim}], got {tuple(x.shape)}")
+        self._check_dtype(x)
         self._check_state(x, state)
+        check_flags("[B]", x.shape[:1], mask=mask, reset=reset)
         if workspace is not None and workspace.state is not state:
             raise ValueError("the workspace belongs to another state: make one of this state")
         mask, reset = (None if flags is None else flags.to(torch.bool) for flags in (mask, reset))
@@ -297,15 +299,16 @@ class NeuralMemory(nn.Module):
             raise ValueError(f"x must be [B, T, dim = {self.dim}], got {tuple(x.shape)}")
         if x.shape[1] == 0:
             raise ValueError("x has no tokens (T = 0); pass at least one")
+        self._check_dtype(x)
+        check_finite(x)
+        check_flags("[B, T]", x.shape[:2], mask=mask, reset=reset)
+
+    def _check_dtype(self, x: Tensor) -> None:
         if not x.dtype.is_floating_point:
             raise ValueError(f"x must be a floating-point tensor, got {x.dtype}")
         dtype = self.project_out.weight.dtype
         if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f"x is {x.dtype} and the memory {dtype}; convert one of them, or use torch.autocast")
-        check_finite(x)
-        for name, flags in (("mask", mask), ("reset", reset)):
-            if flags is not None and flags.shape != x.shape[:2]:
-                raise ValueError(f"{name} must be [B, T] = {tuple(x.shape[:2])}, got {tuple(flags.shape)}")
 
     def _check_state(self, x: Tensor, state: MemoryState) -> None:
         if not isinstance(state, MemoryState):

@@ -3,6 +3,7 @@
 import ctypes
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -110,8 +111,12 @@ def test_nothing_is_kept_without_gradients(new_case, new_problem, run):
 
 @pytest.mark.parametrize(
     ("compiler", "words"),
-    [("no-such-compiler", "there is no C compiler"), ("false", "failed")],
-    ids=["absent", "broken"],
+    [
+        ("no-such-compiler", "there is no C compiler 'no-such-compiler'"),
+        ("false", "failed"),
+        ("true", "cannot be stored"),
+    ],
+    ids=["absent", "broken", "makes nothing"],
 )
 def test_without_a_compiler_the_dual_form_takes_over(compiler, words, tmp_path):
     program = """
@@ -137,6 +142,33 @@ def test_the_result_of_compiling_is_kept(tmp_path, monkeypatch):
         assert isinstance(build.compiled("chunk", torch.float64), ctypes.CDLL)
     build.compiled.cache_clear()
     assert len(list((tmp_path / "titans").iterdir())) == 1
+
+
+@pytest.fixture
+def recompile():
+    build.compiled.cache_clear()
+    yield partial(build.compiled, "elementwise", torch.float64)
+    build.compiled.cache_clear()
+
+
+@pytest.mark.parametrize("compiler", ["", "cc -DUNUSED", "/usr/bin/env cc"])
+def test_the_compiler_is_a_command(compiler, recompile, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", compiler)
+    assert isinstance(recompile(), ctypes.CDLL)
+
+
+def test_a_damaged_result_is_made_again(recompile, tmp_path, monkeypatch):
+    for place in ("first", "second"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / place))
+        build.compiled.cache_clear()
+        assert isinstance(recompile(), ctypes.CDLL)
+        (kept,) = (tmp_path / "first" / "titans").iterdir()
+        damaged = tmp_path / "second" / "titans" / kept.name
+        damaged.parent.mkdir(parents=True, exist_ok=True)
+        if place == "first":
+            damaged.write_bytes(b"cut short")
+    assert damaged.read_bytes() == kept.read_bytes()
 
 
 def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):

@@ -159,3 +159,13 @@ def test_what_cannot_be_stepped_is_named():
         memory.step_(x, memory.begin(x).own(), memory.workspace(memory.begin(x).own()))
     with pytest.raises(ValueError, match="the state has 3 rows, x has 2"):
         memory.step_(x, memory.begin(torch.zeros(3, 20)).own())
+    with pytest.raises(ValueError, match=r"x is torch\.float32 and the memory torch\.float64"):
+        memory.step_(x.float(), memory.begin(x).own())
+
+
+@pytest.mark.parametrize("name", ["mask", "reset"])
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 1)])
+def test_flags_are_one_for_each_row(name, shape):
+    memory, x = make_memory(), torch.randn(2, 20, dtype=torch.float64)
+    with pytest.raises(ValueError, match=rf"{name} must be \[B\] = \(2,\), got"):
+        memory.step_(x, memory.begin(x).own(), **{name: torch.ones(shape, dtype=torch.bool)})

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -34,19 +35,21 @@ def compiled(name: str, dtype: torch.dtype) -> ctypes.CDLL:
     """The compiled kernel of NAME.c for float32 or float64.
 
     Raises:
-        BuildError: there is no C compiler, or it fails.
+        BuildError: there is no C compiler, or it fails, or there is no place for what it makes.
     """
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        raise BuildError("there is no C compiler: install gcc or clang, or name one in CC")
-    command = (compiler, *_FLAGS, *DTYPES[dtype], str(_FOLDER / f"{name}.c"))
-    path = _cache() / f"{name}-{hashlib.sha256(_identity(command)).hexdigest()[:16]}.so"
-    if not path.exists():
-        _compile(command, path)
+    compiler = _compiler()
+    command = (*compiler, *_FLAGS, *DTYPES[dtype], str(_FOLDER / f"{name}.c"))
     try:
-        kernel = ctypes.CDLL(str(path))
+        path = _cache() / f"{name}-{hashlib.sha256(_identity(compiler, command)).hexdigest()[:16]}.so"
+        if not path.exists():
+            _compile(command, path)
+        try:
+            kernel = ctypes.CDLL(str(path))
+        except OSError:  # the file was cut short, or lies where nothing may be run
+            _compile(command, path)
+            kernel = ctypes.CDLL(str(path))
     except OSError as error:
-        raise BuildError(f"cannot load {path}: {error}") from error
+        raise BuildError(f"the compiled {name}.c cannot be stored or loaded: {error}") from error
     kernel.run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
     return kernel
 
@@ -129,9 +132,18 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="titans")
 
 
-def _identity(command: tuple[str, ...]) -> bytes:
+def _compiler() -> list[str]:
+    """The command in CC, which may have options ("ccache gcc", "gcc -m64"), or cc."""
+    program, *options = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    found = shutil.which(program)
+    if found is None:
+        raise BuildError(f"there is no C compiler {program!r}: install gcc or clang, or name one in CC")
+    return [found, *options]
+
+
+def _identity(compiler: list[str], command: tuple[str, ...]) -> bytes:
     """What the result depends on: source, compiler, flags and processor (code for one may not run on another)."""
-    version = subprocess.run([command[0], "--version"], capture_output=True, check=False).stdout
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     processor = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
@@ -157,6 +169,7 @@ def _cache() -> Path:
 
 def _compile(command: tuple[str, ...], path: Path) -> None:
     """Compiles to a temporary file and moves it into place, so that processes may do it at the same time."""
+    _log.info("compiling %s for this machine, once", command[-1])
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         result = Path(folder) / path.name
         done = subprocess.run([*command, "-o", result, "-lm"], capture_output=True, text=True, check=False)
