@@ -1,8 +1,10 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 
+from titans.errors import TitansError
 from titans.tasks.state_tracking import ModularCounting, WordProblem, elements, parity
 
 GROUPS = {"S3": (3, 6), "A5": (5, 60), "S5": (5, 120)}
@@ -82,3 +84,20 @@ def test_counting_gives_the_sum_so_far(modulus):
 def test_parity_is_whether_the_ones_so_far_are_odd():
     tokens, labels = read(parity(), 100)
     assert labels == [tokens[: place + 1].count(1) % 2 for place in range(100)]
+
+
+@pytest.mark.parametrize("length", [3, 6, 7, 8])
+@pytest.mark.parametrize("make", [partial(WordProblem, group="S3"), ModularCounting], ids=["S3", "mod5"])
+def test_an_element_in_several_tokens_is_asked_for_after_the_last(make, length):
+    whole, parts = make(), make(tokens_each=3)
+    tokens, labels = read(parts, length)
+    size, told = whole.vocab_size, -(-length // 3)
+    assert parts.vocab_size == 3 * size
+    names, products = read(whole, told)
+    assert tokens == [name + size * part for name in names for part in range(3)][:length]
+    assert labels == [product if part == 2 else -100 for product in products for part in range(3)][:length]
+
+
+def test_too_short_for_an_element():
+    with pytest.raises(TitansError, match="takes 2"):
+        read(ModularCounting(tokens_each=2), 1)

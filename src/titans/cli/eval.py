@@ -41,6 +41,8 @@ def run(
     mode: Literal["finetuned", "fewshot"] = "finetuned",
     babi: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: babi in $TITANS_DATA)")] = None,
     problem: Literal["parity", "mod5", "S3", "A5", "S5"] = "parity",
+    tokens_each: int = 1,
+    num_pairs: int = 8,
     batch_size: int = 8,
     piece: int = 2048,
     save: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: nowhere)")] = None,
@@ -65,6 +67,8 @@ def run(
         mode: babilong: without or with the benchmark's instruction and examples
         babi: babilong: folder of bAbI's files
         problem: state-tracking: which problem
+        tokens_each: state-tracking: in how many tokens an element is told
+        num_pairs: mqar: keys with a value
         batch_size: documents or samples read side by side
         piece: tokens per call; matters for speed and memory only
         save: tasks: folder whose results.json takes the scores, beside those of other models, for titans report
@@ -72,6 +76,7 @@ def run(
         json: print the result as JSON
     """
     counts = {"--max-tokens": max_tokens, "--batch-size": batch_size, "--piece": piece, "--samples": samples}
+    counts |= {"--tokens-each": tokens_each, "--num-pairs": num_pairs}
     counts |= {"--depths": 1 if depths is None else depths} | {"--length": min(length, default=0)}
     for name, value in counts.items():
         if value < 1:
@@ -85,7 +90,15 @@ def run(
         from titans.cli import scores
         from titans.tasks.catalogue import Choices
 
-        choices = Choices(kind=kind, question=question, mode=mode, babi=babi, problem=problem)
+        choices = Choices(
+            kind=kind,
+            question=question,
+            mode=mode,
+            babi=babi,
+            problem=problem,
+            tokens_each=tokens_each,
+            num_pairs=num_pairs,
+        )
         asked = scores.Asked(
             lengths=length, samples=samples, depths=depths, seed=seed, batch_size=batch_size, piece=piece
         )

@@ -2,9 +2,10 @@
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +18,10 @@ from titans.errors import TitansError
 from titans.models.language_model import TitansLM
 from titans.parsing import parse
 from titans.report.results import RESULTS_NAME, Results, TaskScore, read_results, write_results
+from titans.tasks.babilong import Babilong
+from titans.tasks.babilong_words import score_words
 from titans.tasks.catalogue import NEED_TEXT, TASKS, Choices
+from titans.tasks.sample import Task
 from titans.tasks.score import Score, score
 from titans.training.model import best_device
 from titans.training.progress import Progress
@@ -130,9 +134,7 @@ def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Ask
     with Progress("eval", total=total, unit="tokens") as progress:
         for length in asked.lengths:
             for depth, one in tasks:
-                found = score(
-                    model,
-                    one,
+                found = _scorer(model, one)(
                     length,
                     asked.samples,
                     seed=asked.seed,
@@ -146,6 +148,13 @@ def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Ask
     return cells
 
 
+def _scorer(model: TitansLM | BaselineLM, task: Task) -> Callable[..., Score]:
+    """Asks for given answers, or, where a prompt has examples of them, lets the model say its own."""
+    if isinstance(task, Babilong) and task.mode == "fewshot":
+        return partial(score_words, model, task)
+    return partial(score, model, task)
+
+
 def show(name: str, cells: Sequence[Cell], *, as_json: bool) -> None:
     """Prints the table, or the same as JSON."""
     if as_json:
@@ -157,5 +166,6 @@ def show(name: str, cells: Sequence[Cell], *, as_json: bool) -> None:
     for cell in cells:
         found = cell.score
         depth = "any" if cell.depth is None else f"{cell.depth:.0%}"
-        table.add_row(f"{found.length:,}", depth, str(found.samples), f"{found.right:.1%}", f"{found.tokens_right:.1%}")
+        tokens = "" if found.tokens_right is None else f"{found.tokens_right:.1%}"
+        table.add_row(f"{found.length:,}", depth, str(found.samples), f"{found.right:.1%}", tokens)
     Console().print(table)

@@ -188,7 +188,7 @@ def _scores(results: Results, scores: list[TaskScore]) -> str:
                 f"{s.length:,}",
                 "any" if s.depth is None else f"{s.depth:.0%}",
                 f"{s.accuracy:.1%}",
-                f"{s.tokens_accuracy:.1%}",
+                "" if s.tokens_accuracy is None else f"{s.tokens_accuracy:.1%}",
                 f"{s.samples:,}",
             )
             for s in sorted(these, key=lambda s: (list(labels).index(s.model), *s.cell[2:]))

@@ -151,7 +151,7 @@ class TaskScore:
         task: the task and its kind, such as `needles pk` or `babilong qa1` (`titans eval`).
         length: tokens of a sample.
         accuracy: share of the samples in which everything asked for was right, 0 to 1.
-        tokens_accuracy: share of the asked tokens, 0 to 1.
+        tokens_accuracy: share of the asked tokens, 0 to 1; None where a model's own words were judged.
         samples: how many were asked.
         depth: needles: where the one that is asked for lies, 0 (the beginning) to 1 (the end); None for anywhere.
         command: what measured it.
@@ -161,7 +161,7 @@ class TaskScore:
     task: str
     length: int
     accuracy: float
-    tokens_accuracy: float
+    tokens_accuracy: float | None = None
     samples: int
     depth: float | None = None
     command: str | None = None

@@ -14,7 +14,7 @@ from titans.tasks.mad import FuzzyRecall, InContextRecall, noisy_recall
 from titans.tasks.mqar import MQAR
 from titans.tasks.needles import Kind, needles
 from titans.tasks.sample import Task
-from titans.tasks.state_tracking import ModularCounting, WordProblem, parity
+from titans.tasks.state_tracking import ModularCounting, WordProblem
 
 Problem = Literal["parity", "mod5", "S3", "A5", "S5"]
 
@@ -37,6 +37,10 @@ class Choices:
     """babilong: folder of bAbI's files; None: in $TITANS_DATA"""
     problem: Problem = "parity"
     """state-tracking: which of them"""
+    tokens_each: int = 1
+    """state-tracking: in how many tokens an element is told"""
+    num_pairs: int = 8
+    """mqar: keys with a value"""
 
 
 TASKS: dict[str, Callable[[Choices], Task]] = {
@@ -44,25 +48,29 @@ TASKS: dict[str, Callable[[Choices], Task]] = {
     "babilong": lambda choices: Babilong(
         choices.question, Filler(choices.haystack), split="test", mode=choices.mode, folder=choices.babi
     ),
-    "mqar": lambda _: MQAR(),
+    "mqar": lambda choices: MQAR(num_pairs=choices.num_pairs),
     "copying": lambda _: SelectiveCopying(),
     "in-context-recall": lambda _: InContextRecall(),
     "noisy-recall": lambda _: noisy_recall(),
     "fuzzy-recall": lambda _: FuzzyRecall(),
-    "state-tracking": lambda choices: state_tracking(choices.problem),
+    "state-tracking": lambda choices: state_tracking(choices.problem, choices.tokens_each),
 }
 NEED_TEXT = ("needles", "babilong")
 
 
 def title(name: str, choices: Choices) -> str:
     """The task with its kind, in words that tell it from every other."""
-    kinds = {"needles": choices.kind, "babilong": choices.question, "state-tracking": choices.problem}
-    examples = " with examples" if name == "babilong" and choices.mode == "fewshot" else ""
-    return f"{name} {kinds[name]}{examples}" if name in kinds else name
+    kinds = {
+        "needles": choices.kind,
+        "babilong": choices.question + " with examples" * (choices.mode == "fewshot"),
+        "mqar": f"{choices.num_pairs} pairs",
+        "state-tracking": choices.problem + f", {choices.tokens_each} tokens each" * (choices.tokens_each > 1),
+    }
+    return f"{name} {kinds[name]}" if name in kinds else name
 
 
-def state_tracking(problem: Problem) -> Task:
+def state_tracking(problem: Problem, tokens_each: int = 1) -> Task:
     """A word problem, parity or counting modulo 5."""
-    if problem == "parity":
-        return parity()
-    return ModularCounting(modulus=5) if problem == "mod5" else WordProblem(group=problem)
+    if problem in ("parity", "mod5"):
+        return ModularCounting(modulus=2 if problem == "parity" else 5, tokens_each=tokens_each)
+    return WordProblem(group=problem, tokens_each=tokens_each)

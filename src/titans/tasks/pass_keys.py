@@ -1,10 +1,11 @@
 """Short pass keys in text, asked for again and again: what a model learns recall from before it reads whole sentences.
 
-    ... \n#key:31415\n ... \n#key:31415\n ... \n#key:31415\n ...
+    ... \n#key:31f41b\n ... \n#key:31f41b\n ... \n#key:31f41b\n ...
 
-The first is the statement, the others are questions. Gaps between them are log-uniform, so that short distances teach
-what long ones then demand. In RULER's wording (needles.py) recall is not learned from nothing in a thousand steps, in
-this one in two hundred, and what is learned here carries over (docs/lab-log.md).
+The first is the statement, the others are questions. Keys have 4 to 32 hexadecimal digits, so that a digit cannot be
+told from the one before it alone. Gaps between questions are log-uniform, so that short distances teach what long ones
+then demand. In RULER's wording (needles.py) recall is not learned from nothing in a thousand steps, in this one it is, and
+what is learned here carries over (docs/lab-log.md).
 """
 
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from titans.tasks.filler import Filler, gaps
 from titans.tasks.sample import Piece, Sample, Stretch, stated, unasked
 
 QUESTION = "\n#key:"
-DIGITS = 5
+DIGITS = 4, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,8 @@ class PassKeys:
 
     @property
     def shortest(self) -> int:
-        """A statement and a question."""
-        return 2 * sum(map(len, self._parts("0" * DIGITS)))
+        """A statement and a question, of the longest key."""
+        return 2 * sum(map(len, self._parts("0" * DIGITS[1])))
 
     def sample(self, length: int, random: np.random.Generator) -> Sample:
         """`length` tokens; the key is stated within the first quarter.
@@ -45,7 +46,7 @@ class PassKeys:
         """
         if length < self.shortest:
             raise TitansError(f"{length} tokens are too few to state a pass key and ask for it: {self.shortest} do")
-        key = "".join(str(digit) for digit in random.integers(0, 10, DIGITS))
+        key = random.bytes(DIGITS[1] // 2).hex()[: random.integers(DIGITS[0], DIGITS[1] + 1)]
         question, answer, end = self._parts(key)
         statement, asked = unasked(np.concatenate([question, answer, end])), stated(question, answer, end)
         room = length - len(statement)

@@ -42,16 +42,22 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
+def _samples(task: Task, shortest: int, longest: int, settings: TrainConfig) -> SampleBatches:
+    """Samples of `shortest` to `longest` tokens, of which the answers matter and text counts a little."""
+    lengths, rows, window = Lengths(shortest=shortest, longest=longest), settings.batch_size, settings.length
+    return SampleBatches(task, lengths, rows, window, settings.seed, text_weight=0.05)
+
+
 def _needles(documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
-    """First short pass keys, then all kinds with one needle, up to 4,096 tokens."""
-
-    def source(task: Task, shortest: int) -> SampleBatches:
-        lengths, rows, window = Lengths(shortest=shortest, longest=4096), settings.batch_size, settings.length
-        return SampleBatches(task, lengths, rows, window, settings.seed, text_weight=0.05)
-
-    first = source(PassKeys(filler=Filler(documents)), 64)
+    """Short pass keys first, then all kinds with one needle: up to 1,024 tokens, and up to 4,096."""
     kinds = Mixed(tuple(needles(kind, documents, again=0.8) for kind in ("pk", "n", "w")))
-    return InStages([(first, min(600, settings.steps // 5)), (source(kinds, kinds.shortest), 0)])
+    return InStages(
+        [
+            (_samples(PassKeys(filler=Filler(documents)), 100, 512, settings), settings.steps * 3 // 20),
+            (_samples(kinds, kinds.shortest, 1024, settings), settings.steps * 7 // 20),
+            (_samples(kinds, kinds.shortest, 4096, settings), 0),
+        ]
+    )
 
 
 # About 0.17 M parameters over bytes, which sees 32 of them.

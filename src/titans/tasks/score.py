@@ -4,6 +4,8 @@ Each token of an answer is asked for with the right ones before it. That an answ
 with the model's own tokens, as long as it answers greedily: at its first wrong token both are wrong.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -24,15 +26,31 @@ class Score:
     samples: int
     right: float
     """share of samples in which every asked token was right"""
-    tokens_right: float
-    """share of the asked tokens"""
+    tokens_right: float | None
+    """share of the asked tokens; None where none is asked for by itself"""
 
     def to_dict(self) -> dict:
         """As JSON holds it."""
         return asdict(self)
 
 
-@torch.no_grad()
+def random_of(seed: int, length: int) -> np.random.Generator:
+    """Random numbers of the samples of an evaluation; those of training begin otherwise."""
+    return np.random.default_rng([_EVALUATION, seed, length])
+
+
+@contextmanager
+def scoring(model: StatefulModel) -> Iterator[None]:
+    """`model` as it is asked: not in training, without gradients."""
+    was_training = model.training
+    model.train(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
 def score(
     model: StatefulModel,
     task: Task,
@@ -52,19 +70,15 @@ def score(
         piece: tokens per call and row; the memory needed does not grow with `length`.
         progress: counts tokens.
     """
-    random = np.random.default_rng([_EVALUATION, seed, length])
-    was_training = model.training
-    model.train(False)
+    random = random_of(seed, length)
     right = tokens_right = asked = 0
-    try:
+    with scoring(model):
         for start in range(0, samples, batch_size):
             batch = [task.sample(length, random) for _ in range(min(batch_size, samples - start))]
             hits, counts = _answers(model, batch, piece, progress)
             right += int((hits == counts).sum())
             tokens_right += int(hits.sum())
             asked += int(counts.sum())
-    finally:
-        model.train(was_training)
     return Score(length=length, samples=samples, right=right / samples, tokens_right=tokens_right / asked)
 
 

@@ -3,6 +3,12 @@
     S3, A5, S5          permutations of 3 or 5 things (A5: the even ones); 6, 60 and 120 elements
     counting modulo m   increments, whose sum is asked for modulo m; with m = 2 this is parity
 
+An element may be told in several tokens of its own, a first part, a second part and so on, with the question after the
+last. A memory that can turn its values round once per token needs as many as its group's elements take reflections: two
+for S3 (Siems et al. 2025, arXiv 2502.10297, take several steps per token instead).
+
+    tokens_each = 2     x y z   ->   tokens  x' x" y' y" z' z"     labels  - x - xy - xyz
+
 S5's and A5's word problems are complete for NC1, and what transformers and state-space models with diagonal transitions
 compute lies in TC0: unless the two are equal, no such model solves them at every length (Merrill et al. 2024, arXiv
 2404.08819). Linear recurrences with transitions I - beta k k^T need beta up to 2, that is negative eigenvalues, for
@@ -20,6 +26,7 @@ from typing import Literal
 
 import numpy as np
 
+from titans.data.batches import IGNORED
 from titans.parsing import check_types, require
 from titans.tasks.checks import require_length
 from titans.tasks.sample import Piece, Sample
@@ -32,29 +39,34 @@ class WordProblem:
     """The word problem of a permutation group (a `Task`): every element is as likely as another, at each place."""
 
     group: Group = "S5"
+    tokens_each: int = 1
+    """in how many tokens an element is told"""
 
     def __post_init__(self) -> None:
         check_types(self)
+        require(self, "tokens_each", self.tokens_each >= 1, "at least 1")
 
     @property
     def vocab_size(self) -> int:
-        return len(elements(self.group))
+        return len(elements(self.group)) * self.tokens_each
 
     @property
     def shortest(self) -> int:
-        return 1
+        """One element."""
+        return self.tokens_each
 
     def sample(self, length: int, random: np.random.Generator) -> Sample:
-        """`length` elements, each with the product up to it.
+        """`length` tokens: elements, each with the product up to it.
 
         Raises:
-            TitansError: length is below 1.
+            TitansError: length is below `shortest`.
         """
         require_length(self, length)
-        tokens, then = random.integers(self.vocab_size, size=length), _products(self.group)
+        then, size = _products(self.group), len(elements(self.group))
+        told = random.integers(size, size=-(-length // self.tokens_each))
         # Lists, as looking up one number in an array takes many times as long.
-        labels = list(accumulate(tokens.tolist(), lambda so_far, x: then[so_far][x]))
-        return Sample((Piece(tokens, np.array(labels, np.int64)),))
+        products = list(accumulate(told.tolist(), lambda so_far, x: then[so_far][x]))
+        return _asked(told, np.array(products, np.int64), size, self.tokens_each, length)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,33 +74,45 @@ class ModularCounting:
     """Counting modulo m (a `Task`): increments from 0 to m - 1, and their sum so far."""
 
     modulus: int = 5
+    tokens_each: int = 1
+    """in how many tokens an increment is told"""
 
     def __post_init__(self) -> None:
         check_types(self)
         require(self, "modulus", self.modulus >= 2, "at least 2")
+        require(self, "tokens_each", self.tokens_each >= 1, "at least 1")
 
     @property
     def vocab_size(self) -> int:
-        return self.modulus
+        return self.modulus * self.tokens_each
 
     @property
     def shortest(self) -> int:
-        return 1
+        """One increment."""
+        return self.tokens_each
 
     def sample(self, length: int, random: np.random.Generator) -> Sample:
-        """`length` increments, each with the sum up to it.
+        """`length` tokens: increments, each with the sum up to it.
 
         Raises:
-            TitansError: length is below 1.
+            TitansError: length is below `shortest`.
         """
         require_length(self, length)
-        tokens = random.integers(self.modulus, size=length)
-        return Sample((Piece(tokens, tokens.cumsum() % self.modulus),))
+        told = random.integers(self.modulus, size=-(-length // self.tokens_each))
+        return _asked(told, told.cumsum() % self.modulus, self.modulus, self.tokens_each, length)
 
 
 def parity() -> ModularCounting:
     """Whether the number of ones so far is odd."""
     return ModularCounting(modulus=2)
+
+
+def _asked(told: np.ndarray, products: np.ndarray, size: int, each: int, length: int) -> Sample:
+    """`length` tokens, `each` per element of a group of that size; the last element may be told in part."""
+    tokens = (told[:, None] + size * np.arange(each)).reshape(-1)[:length]
+    labels = np.full(length, IGNORED, np.int64)
+    labels[each - 1 :: each] = products[: length // each]
+    return Sample((Piece(tokens, labels),))
 
 
 @cache

@@ -1,0 +1,75 @@
+"""A model's own words: whoever goes on as the examples do is right, and nobody else."""
+
+import numpy as np
+import pytest
+import torch
+
+from titans.data.tokenizer import ByteTokenizer
+from titans.models.config import TitansConfig
+from titans.models.generation import generate
+from titans.models.language_model import TitansLM
+from titans.tasks.babilong import Babilong
+from titans.tasks.babilong_words import LONGEST_ANSWER, score_words
+from titans.tasks.filler import Encoded, Filler
+
+SHEEP = Filler([Encoded("sheep", ByteTokenizer().encode(" ".join(f"The {n} sheep sleep." for n in range(3000))))])
+LENGTH = 3000
+
+
+class Speaker(torch.nn.Module):
+    """Reads a prompt and then says a given sentence in each row."""
+
+    def __init__(self, sentences):
+        super().__init__()
+        self.parameter = torch.nn.Parameter(torch.zeros(1))
+        self.said = torch.tensor([list(s.ljust(LONGEST_ANSWER).encode()) for s in sentences])
+        self.read = []
+
+    def forward(self, tokens, state=None, reset=None):
+        before = 0 if state is None else state
+        self.read.append(tokens)
+        after = before + tokens.shape[1]
+        logits = torch.zeros(*tokens.shape, 256)
+        if after >= LENGTH:
+            logits[:, -1] = torch.nn.functional.one_hot(self.said[:, after - LENGTH], 256).float()
+        return logits, after
+
+
+@pytest.fixture
+def task(tmp_path):
+    """One story, so that all samples have the same answer."""
+    lines = "1 Mary went to the garden.\n2 John went to the office.\n3 Where is Mary? \tgarden\t1\n"
+    (tmp_path / "qa1_facts_test.txt").write_text(lines)
+    return Babilong("qa1", SHEEP, split="test", mode="fewshot", folder=tmp_path)
+
+
+def test_the_first_sentence_counts(task):
+    sentences = [
+        "\nAnswer: The most recent location of Mary is garden.",
+        "GARDEN. Or the office?",
+        "garden or office.",
+        "The office. No, the garden.",
+        "",
+    ]
+    found = score_words(Speaker(sentences), task, LENGTH, 5)
+    assert (found.right, found.samples, found.length, found.tokens_right) == (2 / 5, 5, LENGTH, None)
+
+
+def test_the_prompt_is_read_in_pieces_and_then_what_was_said(task):
+    speaker = Speaker(["garden."] * 2)
+    score_words(speaker, task, LENGTH, 2, piece=1000)
+    assert [x.shape[1] for x in speaker.read] == [1000] * 3 + [1] * (LONGEST_ANSWER - 1)
+    tokens = torch.cat(speaker.read, 1)[0].tolist()
+    assert ByteTokenizer().decode(tokens[:LENGTH]).endswith("</context>\n\nQuestion: Where is Mary?")
+    assert ByteTokenizer().decode(tokens[LENGTH:]).startswith("garden.")
+
+
+def test_the_words_are_those_that_generate_gives(task, monkeypatch):
+    torch.manual_seed(0)
+    model, heard = TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)), []
+    monkeypatch.setattr("titans.tasks.babilong_words.scored", lambda output, *_: bool(heard.append(output)))
+    score_words(model, task, LENGTH, 2)
+    random = np.random.default_rng([2**32 - 1, 0, LENGTH])
+    prompts = [torch.from_numpy(task.prompt(LENGTH, random)[0].whole().tokens) for _ in range(2)]
+    said, _ = generate(model.eval(), prompts, max_new_tokens=LONGEST_ANSWER)
+    assert heard == [ByteTokenizer().decode(words.tolist()) for words in said]
