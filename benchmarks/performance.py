@@ -22,7 +22,8 @@ from titans.bench.results import Measurements, measure
 from titans.bench.subjects import GPU, SUBJECTS, contests
 from titans.bench.table import show
 from titans.cli.findings import machine
-from titans.files import read_json, write_json, write_text
+from titans.cli.processors import processors
+from titans.files import read_json, require_writable, write_json, write_text
 
 ALL = (*SUBJECTS, GPU)
 
@@ -60,8 +61,8 @@ def arguments() -> argparse.Namespace:
     parsed = parser.parse_args()
     if unknown := set(parsed.subjects) - set(ALL):
         parser.error(f"there is no subject {', '.join(sorted(unknown))}; choose from {', '.join(ALL)}")
-    if parsed.rounds < 1 or min(parsed.threads) < 1:
-        parser.error("--rounds and --threads must be at least 1")
+    if parsed.rounds < 1 or min(parsed.threads) < 1 or max(parsed.threads) > processors():
+        parser.error(f"--rounds and --threads must be at least 1, --threads at most {processors()}")
     return parsed
 
 
@@ -70,6 +71,8 @@ def main() -> None:
     if GPU in options.subjects and not torch.cuda.is_available():
         print(f"{GPU}: this machine has no CUDA GPU", file=sys.stderr)
         raise SystemExit(2)
+    for path in (options.out, options.page):
+        require_writable(path.parent)
     found = earlier(options.out)
     settings = f"--threads {' '.join(map(str, options.threads))} --rounds {options.rounds}"
     settings += " --quick" if options.quick else ""

@@ -75,14 +75,14 @@ variants. Speeds are of their column *speed*.
 
 {table}
 
-Why some aims are missed:
+Where an aim is hard to reach:
 
 - **titans-pytorch's chunks of 64.** That form takes all gradients of 64 tokens at one weight and has one gate for them;
   ours is exact for every token. A token of our layer costs 4.3 million operations at D = 256 and chunks of 16,
   projections included; three times the other's speed would be the full rate of a large matrix product in float32
   ([lab log](lab-log.md), "the kernel at its bar").
-- **Chunks of 16.** The step-size guard's bound on the spectral norm is itself a product, a quarter of those counted,
-  and is not counted.
+- **Chunks of 16.** The step-size guard's bound on the spectral norm is itself a product: a quarter as many operations
+  as are counted, and left out of the count.
 - **MAC with two threads.** Its segments are read one after the other, 64 tokens at a time in the whole batch, too
   little work to share out. It has fewer parameters than the script's model, in equally many blocks of equal width."""
 

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import peers
+import performance_aims
 import performance_page
 import pytest
 
@@ -67,9 +69,28 @@ def test_the_page_has_the_command_the_ratios_and_the_tables(tmp_path: Path):
     )
     numbers = tmp_path / "results" / "performance.json"
     page = performance_page.render({"memory": measurements}, numbers, numbers.with_suffix(".svg"), tmp_path)
-    assert f"| {title}: {base} against {peers.PER_TOKEN} | 1 | 80 | 0.01 |" in page
+    assert "| layer, training, speed against titans-pytorch per token | at least 80 | 80 | yes |" in page
+    assert "| layer, training, memory as a share of titans-pytorch's per token | at most 0.1 | 0.01 | yes |" in page
+    assert "chunks of 64 |" not in page  # nothing was measured for that aim
     assert "```\npython benchmarks/performance.py memory\n```" in page
     assert "titans-pytorch 0.5.5" in page
     assert "(results/performance.svg)" in page
     assert max(len(line) for line in page.splitlines() if not line.startswith("|")) <= 400
     assert title.startswith(performance_page.HEADLINES)
+
+
+def test_an_aim_is_reached_by_all_by_some_or_by_none():
+    def step(threads: int, mac: float, mag: float) -> Outcome:
+        speeds = {"mac": mac, "mag": mag, peers.MAC: 1.0, "attention": 10.0}
+        results = [result(name, 100, speed, 1) for name, speed in speeds.items()]
+        return Outcome(title="training step", base=peers.MAC, threads=threads, results=results)
+
+    found: Any = SimpleNamespace(outcomes=[step(1, 9, 3), step(2, 6, 3)])
+    rows = list(performance_aims.aims({"model": found}))
+    assert rows[0] == "| | wanted | 1 thread | 2 threads | reached |"
+    assert (
+        "| training step, mac, speed against titans-pytorch's MAC, its script | at least 8 | 9 | 6 | in part |" in rows
+    )
+    assert "| training step, mag, speed against titans-pytorch's MAC, its script | at least 8 | 3 | 3 | no |" in rows
+    assert "| training step, mac, duration against the control's | at most 2.5 | 1.11 | 1.67 | yes |" in rows
+    assert "| training step, mag, duration against the control's | at most 2.5 | 3.33 | 3.33 | no |" in rows

@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -11,8 +10,9 @@ import pytest
 from titans.bench import model
 from titans.bench.contest import Contender, Contest, Work
 from titans.cli.main import main
+from titans.cli.processors import processors
 
-THREADS = f"each must be from 1 to {os.cpu_count()}, the processors of this machine"
+THREADS = f"each must be from 1 to {processors()}, the processors that there are"
 
 
 def make_nothing() -> Work:

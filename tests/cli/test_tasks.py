@@ -61,6 +61,19 @@ def test_settings_from_the_command_line_come_before_the_recipes(tmp_path, text, 
     capsys.readouterr()
 
 
+def test_a_recipe_without_text_looks_for_none(tmp_path, text, capsys, monkeypatch):
+    monkeypatch.setattr("titans.cli.corpus.documents", lambda *_, **__: pytest.fail("looked for text"))
+    options = ("--recipe", "S3", "--batch-size", 2, "--length", 16)
+    assert run("train", *options, "--steps", 2, "--out", tmp_path / "run") == 0
+    assert run("train", "--resume", tmp_path / "run") == 0
+    asked = ("--problem", "S3", "--tokens-each", 2, "--length", 8, "--samples", 3)
+    capsys.readouterr()
+    assert run("eval", "state-tracking", "--checkpoint", tmp_path / "run", *asked, "--save", tmp_path / "scores") == 0
+    assert [score.task for score in read_results(tmp_path / "scores").scores] == ["state-tracking S3, 2 tokens each"]
+    assert run("train", *options, "--text", text, "--out", tmp_path / "other") == 2
+    assert "the recipe 'S3' reads no text: leave --text out" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["llama-swa", "gated-delta"])
 def test_a_baseline_in_the_place_of_ours(name, tmp_path, text, capsys):
     assert run("train", *QUICK, "--text", text, "--out", tmp_path / "run", "--baseline", name) == 0
@@ -100,9 +113,26 @@ def test_the_seed_decides_and_pieces_do_not(model, text, capsys):
     assert scores() == scores("--piece", 100, "--batch-size", 2)
 
 
-def test_state_tracking(model, capsys):
+def test_state_tracking(tmp_path, capsys):
+    model = tmp_path / "model"
+    TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2, vocab_size=120)).save(model)
     assert run("eval", "state-tracking", "--checkpoint", model, "--problem", "S5", "--length", 20, "--json") == 0
     assert json.loads(capsys.readouterr().out)["scores"][0]["length"] == 20
+
+
+def test_with_examples_a_models_own_words_are_judged(model, text, tmp_path, capsys, monkeypatch):
+    (tmp_path / "qa1_facts_test.txt").write_text("1 Mary went to the garden.\n2 Where is Mary? \tgarden\t1\n")
+    heard = []
+    monkeypatch.setattr("titans.tasks.babilong_words.scored", lambda *judged: bool(heard.append(judged)) or True)
+    asked = ("--haystack", text, "--babi", tmp_path, "--length", 3000, "--samples", 2)
+    options = ("--checkpoint", model, *asked, "--mode", "fewshot", "--save", tmp_path / "scores")
+    assert run("eval", "babilong", *options) == 0
+    assert "100.0%" in capsys.readouterr().out
+    assert [(target, question) for _, target, question, _ in heard] == [("garden", "Where is Mary?")] * 2
+    (score,) = read_results(tmp_path / "scores").scores
+    assert (score.task, score.accuracy, score.tokens_accuracy) == ("babilong qa1, own words", 1.0, None)
+    assert run("report", tmp_path / "scores") == 0
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize(
@@ -110,8 +140,11 @@ def test_state_tracking(model, capsys):
     [
         (("cake",), "there is no task 'cake'; choose one of needles"),
         (("mqar", "--length", "64"), "the task 'mqar' has 8192 tokens and the model knows 256"),
+        (("copying", "--length", "64"), "the task 'copying' has 16 tokens and the model knows 256"),
         (("needles", "--length", "99"), "--length 99 is too short for needles: it takes 373 tokens"),
         (("needles", "--samples", "0"), "--samples is 0; it must be at least 1"),
+        (("state-tracking", "--tokens-each", "0"), "--tokens-each is 0; it must be at least 1"),
+        (("mqar", "--num-pairs", "0"), "--num-pairs is 0; it must be at least 1"),
         (("babilong", "--babi", "nowhere"), "nowhere"),
         (("needles", "--kind", "x"), "kind"),
     ],

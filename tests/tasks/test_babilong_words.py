@@ -1,5 +1,7 @@
 """A model's own words: whoever goes on as the examples do is right, and nobody else."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,9 @@ from titans.data.tokenizer import ByteTokenizer
 from titans.models.config import TitansConfig
 from titans.models.generation import generate
 from titans.models.language_model import TitansLM
+from titans.tasks.babi import babi_folder, read_questions
 from titans.tasks.babilong import Babilong
+from titans.tasks.babilong_prompts import WORDINGS
 from titans.tasks.babilong_words import LONGEST_ANSWER, score_words
 from titans.tasks.filler import Encoded, Filler
 
@@ -73,3 +77,11 @@ def test_the_words_are_those_that_generate_gives(task, monkeypatch):
     prompts = [torch.from_numpy(task.prompt(LENGTH, random)[0].whole().tokens) for _ in range(2)]
     said, _ = generate(model.eval(), prompts, max_new_tokens=LONGEST_ANSWER)
     assert heard == [ByteTokenizer().decode(words.tolist()) for words in said]
+
+
+@pytest.mark.skipif("TITANS_DATA" not in os.environ, reason="the real files lie in $TITANS_DATA/babi")
+@pytest.mark.parametrize("name", WORDINGS)
+def test_any_answer_in_the_words_of_the_examples_is_heard_whole(name):
+    wording = WORDINGS[name]
+    questions = read_questions(babi_folder(), name, "test")
+    assert max(len(wording.lead(q.text) + f" {q.answer}" + wording.end) for q in questions) <= LONGEST_ANSWER

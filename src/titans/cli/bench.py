@@ -7,7 +7,6 @@ Example:
 Ratios hold within a run; the machine is never the same for long. Another package's speed: make bench.
 """
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import Positional, arg
 
 from titans.cli.imports import import_torch
+from titans.cli.processors import processors
 from titans.errors import TitansError
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def run(
     """
     if rounds < 1:
         raise TitansError(f"--rounds is {rounds}; it must be at least 1")
-    most = os.cpu_count() or 1
+    most = processors()
     if not threads or min(threads) < 1 or max(threads) > most:
         given = " ".join(map(str, threads)) or "empty"
-        raise TitansError(f"--threads is {given}; each must be from 1 to {most}, the processors of this machine")
+        raise TitansError(f"--threads is {given}; each must be from 1 to {most}, the processors that there are")
     import_torch()
     if out is not None:
         from titans.files import require_writable

@@ -237,7 +237,8 @@ def _watch(
             now = sum(max((point.tokens for point in curve), default=0) for curve in curves.values())
             bits = {name: curve[-1].bits for name, curve in curves.items() if curve and curve[-1].bits is not None}
             if seen is None:  # what was trained while something else was shown
-                progress.skip(seen := now)
+                seen = now
+                progress.skip(now)
             progress.advance(now - seen, **{name: value for name, value in bits.items() if value is not None})
             seen = now
             for future in done:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from titans.cli.processors import processors
 from titans.data.batches import TokenDocument
 from titans.models.config import TitansConfig
 from titans.models.presets import num_parameters
@@ -57,10 +58,9 @@ def command() -> str:
 def machine() -> Machine:
     """The processor and the versions."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Machine(
         processor=_processor(),
-        cores=cores,
+        cores=processors(),
         memory_gb=round(memory, 1),
         python=platform.python_version(),
         torch=torch.__version__,

@@ -120,7 +120,7 @@ def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Ask
     depths = [None] if asked.depths is None else [n / max(1, asked.depths - 1) for n in range(asked.depths)]
     tasks = [(depth, TASKS[name](replace(choices, depth=depth))) for depth in depths]
     vocabulary, known = tasks[0][1].vocab_size, model.config.vocab_size
-    if vocabulary > known:
+    if vocabulary != known:
         raise TitansError(
             f"the task {name!r} has {vocabulary} tokens and the model knows {known}: it was trained with other tokens"
         )

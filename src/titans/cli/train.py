@@ -20,11 +20,14 @@ from titans.errors import TitansError
 from titans.training.config import TrainConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from titans.baselines import BaselineLM
     from titans.baselines.config import Name
     from titans.data.text import Document
     from titans.models.config import TitansConfig
     from titans.models.language_model import TitansLM
+    from titans.tasks.recipes import Recipe
     from titans.training.loop import TrainResult
 
 
@@ -53,7 +56,7 @@ def run(
     Args:
         text: text file, folder, .gz or - for standard input
         out: folder of the new run: checkpoint, metrics.jsonl
-        recipe: a task to learn, with its own model and settings: needles or parity; options given come before its own
+        recipe: a task to learn, with its own model and settings, unless given: needles, parity or S3
         preset: size of the model: tiny, small, 170m, ...
         variant: memory as context, as gate, as layer, alone, or attention without a memory
         baseline: another model instead, of as many parameters as the recipe's; needs pip install 'titans[hf]'
@@ -88,7 +91,6 @@ def _begin(
 ) -> "TrainResult":
     import torch
 
-    from titans.data.text import split_documents
     from titans.data.tokenizer import ByteTokenizer
     from titans.files import removed_on_failure
     from titans.models.language_model import TitansLM
@@ -97,18 +99,20 @@ def _begin(
     from titans.training.checkpoint import LINK, refuse_to_overwrite
 
     config = preset_of(preset or "tiny", vocab_size=ByteTokenizer.vocab_size)
-    if name is not None:
-        recipe = recipe_of(name)
+    recipe = None if name is None else recipe_of(name)
+    if recipe is not None:
+        if text is not None and not recipe.reads_text:
+            raise TitansError(f"the recipe {name!r} reads no text: leave --text out")
         config = recipe.config if preset is None else config.replace(vocab_size=recipe.config.vocab_size)
         settings = _overridden(recipe.settings, settings)
     config = config.replace(variant=variant) if variant else config
     refuse_to_overwrite(out)
     with removed_on_failure(out, unless=out / LINK):
-        sides = split_documents(corpus.documents(text, spool=out), seed=settings.seed)
+        sides = _sides(recipe, lambda: corpus.documents(text, spool=out), settings.seed)
         corpus.remember(out, text, name)
         torch.manual_seed(settings.seed)
         model = TitansLM(config) if baseline is None else _baseline(baseline, config)
-        return _train(model, *sides, name, settings, out, resume=False)
+        return _train(model, *sides, recipe, settings, out, resume=False)
 
 
 def _baseline(name: "Name", config: "TitansConfig") -> "BaselineLM":
@@ -136,27 +140,37 @@ def _overridden(settings: TrainConfig, given: TrainConfig) -> TrainConfig:
 
 def _resume(run: Path) -> "TrainResult":
     from titans.baselines import load_model
-    from titans.data.text import split_documents
+    from titans.tasks.recipes import recipe as recipe_of
     from titans.training.checkpoint import find_checkpoint, read_settings
 
     checkpoint = find_checkpoint(run)
     settings = read_settings(checkpoint)
-    sides = split_documents(corpus.remembered(run), seed=settings.seed)
-    return _train(load_model(checkpoint), *sides, corpus.recipe_of(run), settings, run, resume=True)
+    name = corpus.recipe_of(run)
+    recipe = None if name is None else recipe_of(name)
+    sides = _sides(recipe, lambda: corpus.remembered(run), settings.seed)
+    return _train(load_model(checkpoint), *sides, recipe, settings, run, resume=True)
+
+
+def _sides(
+    recipe: "Recipe | None", find: "Callable[[], list[Document]]", seed: int
+) -> "tuple[list[Document], list[Document]]":
+    """Documents to train on, and those held out; none where a recipe reads no text."""
+    from titans.data.text import split_documents
+
+    return split_documents(find(), seed=seed) if recipe is None or recipe.reads_text else ([], [])
 
 
 def _train(
     model: "TitansLM | BaselineLM",
     train_documents: "list[Document]",
     held_out: "list[Document]",
-    recipe: str | None,
+    recipe: "Recipe | None",
     settings: TrainConfig,
     out: Path,
     *,
     resume: bool,
 ) -> "TrainResult":
     from titans.data.batches import BatchSource, DocumentBatches
-    from titans.tasks.recipes import recipe as recipe_of
     from titans.training.loop import train
     from titans.training.model import best_device
     from titans.training.progress import Progress
@@ -170,7 +184,7 @@ def _train(
         source = DocumentBatches(train_documents, rows, length, settings.seed)
         total = settings.steps * rows * length
     else:
-        source = recipe_of(recipe).source(train_documents, settings)
+        source = recipe.source(train_documents, settings)
         total = source.count(settings.steps)
     try:
         with Progress("train", total=total, unit="tokens") as progress:

@@ -177,7 +177,7 @@ def _check(
         width = max(theta.shape[-1], log_eta.shape[-1])
         theta, log_eta = theta.expand(*theta.shape[:3], width), log_eta.expand(*log_eta.shape[:3], width)
 
-    check_flags("[B, T]", q.shape[:2], mask=mask, reset=reset)
+    check_shapes("[B, T]", q.shape[:2], mask=mask, reset=reset)
     mask, reset = (None if flags is None else flags.to(q.device, torch.bool) for flags in (mask, reset))
     state_rows = rows
     if cu_seqlens is not None:
@@ -225,11 +225,11 @@ def _check_borders(cu_seqlens: Tensor, length: int) -> None:
         raise ValueError(f"cu_seqlens must rise from 0 to T = {length}, got {cu_seqlens.tolist()}")
 
 
-def check_flags(letters: str, shape: torch.Size, **flags: Tensor | None) -> None:
-    """Raises ValueError unless each of `flags` is None or has `shape`, which is called `letters`."""
-    for name, flag in flags.items():
-        if flag is not None and flag.shape != shape:
-            raise ValueError(f"{name} must be {letters} = {tuple(shape)}, got {tuple(flag.shape)}")
+def check_shapes(letters: str, shape: torch.Size, **tensors: Tensor | None) -> None:
+    """Raises ValueError unless each of the tensors is None or has `shape`, which is called `letters`."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name} must be {letters} = {tuple(shape)}, got {tuple(tensor.shape)}")
 
 
 def _fresh(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans.errors import NonFiniteError
-from titans.memory.arguments import MemoryOperation, check_flags
+from titans.memory.arguments import MemoryOperation, check_shapes
 from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig
 from titans.memory.convolution import causal_convolution, convolution_weight, finished, tie_keys_to_queries
@@ -187,10 +187,10 @@ class NeuralMemory(nn.Module):
             raise ValueError(f"x must be [B, dim = {self.dim}], got {tuple(x.shape)}")
         self._check_dtype(x)
         self._check_state(x, state)
-        check_flags("[B]", x.shape[:1], mask=mask, reset=reset)
+        check_shapes("[B]", x.shape[:1], mask=mask, reset=reset)
         if workspace is not None and workspace.state is not state:
             raise ValueError("the workspace belongs to another state: make one of this state")
-        mask, reset = (None if flags is None else flags.to(torch.bool) for flags in (mask, reset))
+        mask, reset = (None if flags is None else flags.to(x.device, torch.bool) for flags in (mask, reset))
         if workspace is None and not torch.compiler.is_compiling():
             workspace = self.workspace(state)
         begins = None if reset is None else (reset if mask is None else reset & mask).unsqueeze(1)
@@ -301,7 +301,7 @@ class NeuralMemory(nn.Module):
             raise ValueError("x has no tokens (T = 0); pass at least one")
         self._check_dtype(x)
         check_finite(x)
-        check_flags("[B, T]", x.shape[:2], mask=mask, reset=reset)
+        check_shapes("[B, T]", x.shape[:2], mask=mask, reset=reset)
 
     def _check_dtype(self, x: Tensor) -> None:
         if not x.dtype.is_floating_point:

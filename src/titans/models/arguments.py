@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from titans.memory.arguments import check_flags
+from titans.memory.arguments import check_shapes
 from titans.models.loss import IGNORED
 
 
@@ -16,7 +16,7 @@ def check_tokens(tokens: Tensor, vocab_size: int, **flags: Tensor | None) -> Non
     if tokens.numel() == 0:
         raise ValueError(f"tokens is empty: {tuple(tokens.shape)}; pass at least one row of one token")
     _check_ids("token id", tokens, vocab_size)
-    check_flags("[B, T]", tokens.shape, **flags)
+    check_shapes("[B, T]", tokens.shape, **flags)
 
 
 def check_labels(tokens: Tensor, labels: Tensor, weights: Tensor | None, vocab_size: int) -> None:
@@ -24,7 +24,7 @@ def check_labels(tokens: Tensor, labels: Tensor, weights: Tensor | None, vocab_s
     if labels.shape != tokens.shape or labels.dtype != torch.int64:
         expected = f"[B, T] = {tuple(tokens.shape)} int64"
         raise ValueError(f"labels must be {expected}, got {tuple(labels.shape)} {labels.dtype}")
-    check_flags("[B, T]", tokens.shape, weights=weights)
+    check_shapes("[B, T]", tokens.shape, weights=weights)
     _check_ids("label", labels.masked_fill(labels == IGNORED, 0), vocab_size)
 
 

@@ -3,17 +3,19 @@
 This is how models that were not trained on the task are scored, with the benchmark's examples before them.
 """
 
-import numpy as np
+from collections.abc import Sequence
+
 import torch
+from torch import Tensor
 
 from titans.tasks.babilong import Babilong
 from titans.tasks.babilong_prompts import scored
 from titans.tasks.sample import Sample
-from titans.tasks.score import Score, random_of, scoring
-from titans.training.model import StatefulModel, device_of
+from titans.tasks.score import Score, random_of, read, scoring
+from titans.training.model import StatefulModel
 from titans.training.progress import Progress
 
-LONGEST_ANSWER = 64  # tokens: a sentence of bytes; what follows its full stop is not judged
+LONGEST_ANSWER = 80  # tokens: any answer in the words of the examples, in bytes; after its full stop nothing is judged
 
 
 def score_words(
@@ -27,28 +29,30 @@ def score_words(
     piece: int = 2048,
     progress: Progress | None = None,
 ) -> Score:
-    """Asks `model` `samples` times at one length; arguments as those of `titans.tasks.score.score`."""
+    """Asks `model` `samples` times at one length, which is not 0; arguments as those of `titans.tasks.score.score`.
+
+    Raises:
+        TitansError: as `Babilong.prompt`.
+    """
     random, right = random_of(seed, length), 0
     with scoring(model):
         for start in range(0, samples, batch_size):
             prompts, questions = zip(
                 *(task.prompt(length, random) for _ in range(min(batch_size, samples - start))), strict=True
             )
-            for words, question in zip(_words(model, prompts, piece, progress), questions, strict=True):
+            for words, question in zip(_words(model, task, prompts, piece, progress), questions, strict=True):
                 right += scored(task.tokenizer.decode(words), question.answer, question.text, task.labels)
     return Score(length=length, samples=samples, right=right / samples, tokens_right=None)
 
 
-def _words(model: StatefulModel, prompts: tuple[Sample, ...], piece: int, progress: Progress | None) -> list[list[int]]:
+def _words(
+    model: StatefulModel, task: Babilong, prompts: Sequence[Sample], piece: int, progress: Progress | None
+) -> list[list[int]]:
     """What the model says after each of the prompts, which are equally long."""
-    device, state, logits = device_of(model), None, torch.empty(0)
-    for pieces in zip(*(prompt.pieces(piece) for prompt in prompts), strict=True):
-        tokens = torch.from_numpy(np.stack([p.tokens for p in pieces])).to(device)
-        logits, state = model(tokens, state=state)
-        if progress is not None:
-            progress.advance(tokens.numel())
-    said = [logits[:, -1].argmax(-1)]
-    while len(said) < LONGEST_ANSWER:
+    *_, (_, logits, state) = read(model, prompts, piece, progress)
+    said: list[Tensor] = []
+    while True:
+        said.append(logits[:, -1, : task.vocab_size].argmax(-1))
+        if len(said) == LONGEST_ANSWER:
+            return torch.stack(said, 1).tolist()
         logits, state = model(said[-1].unsqueeze(1), state=state)
-        said.append(logits[:, -1].argmax(-1))
-    return torch.stack(said, 1).tolist()

@@ -14,7 +14,7 @@ from titans.tasks.mad import FuzzyRecall, InContextRecall, noisy_recall
 from titans.tasks.mqar import MQAR
 from titans.tasks.needles import Kind, needles
 from titans.tasks.sample import Task
-from titans.tasks.state_tracking import ModularCounting, WordProblem
+from titans.tasks.state_tracking import ModularCounting, WordProblem, parity
 
 Problem = Literal["parity", "mod5", "S3", "A5", "S5"]
 
@@ -62,15 +62,19 @@ def title(name: str, choices: Choices) -> str:
     """The task with its kind, in words that tell it from every other."""
     kinds = {
         "needles": choices.kind,
-        "babilong": choices.question + " with examples" * (choices.mode == "fewshot"),
+        "babilong": choices.question if choices.mode == "finetuned" else f"{choices.question}, own words",
         "mqar": f"{choices.num_pairs} pairs",
-        "state-tracking": choices.problem + f", {choices.tokens_each} tokens each" * (choices.tokens_each > 1),
+        "state-tracking": choices.problem
+        if choices.tokens_each == 1
+        else f"{choices.problem}, {choices.tokens_each} tokens each",
     }
     return f"{name} {kinds[name]}" if name in kinds else name
 
 
-def state_tracking(problem: Problem, tokens_each: int = 1) -> Task:
+def state_tracking(problem: Problem, tokens_each: int) -> Task:
     """A word problem, parity or counting modulo 5."""
-    if problem in ("parity", "mod5"):
-        return ModularCounting(modulus=2 if problem == "parity" else 5, tokens_each=tokens_each)
+    if problem == "parity":
+        return parity(tokens_each)
+    if problem == "mod5":
+        return ModularCounting(modulus=5, tokens_each=tokens_each)
     return WordProblem(group=problem, tokens_each=tokens_each)

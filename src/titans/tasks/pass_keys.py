@@ -4,8 +4,8 @@
 
 The first is the statement, the others are questions. Keys have 4 to 32 hexadecimal digits, so that a digit cannot be
 told from the one before it alone. Gaps between questions are log-uniform, so that short distances teach what long ones
-then demand. In RULER's wording (needles.py) recall is not learned from nothing in a thousand steps, in this one it is, and
-what is learned here carries over (docs/lab-log.md).
+then demand. In RULER's wording (needles.py) recall is not learned from nothing in a thousand steps, in this one it is,
+and what is learned here carries over (docs/lab-log.md).
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,6 @@
 """Recipes: a task, the model that learns it and how, under one name (`titans train --recipe NAME`).
 
-Those without "large" in their name take at most half an hour on two processor cores; the large ones are for a GPU.
+Their sizes are for two processor cores.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from titans.tasks.filler import Filler
 from titans.tasks.needles import needles
 from titans.tasks.pass_keys import PassKeys
 from titans.tasks.sample import Mixed, Task
-from titans.tasks.state_tracking import parity
+from titans.tasks.state_tracking import WordProblem, parity
 from titans.training.config import TrainConfig
 
 
@@ -28,7 +28,9 @@ class Recipe:
     """the model; every variant and baseline takes its sizes from it"""
     settings: TrainConfig
     source: Callable[[Sequence[TokenDocument], TrainConfig], Countable]
-    """the batches, made from the text to hide things in; tasks without text ignore it"""
+    """the batches, made from the text to hide things in, if there is any"""
+    reads_text: bool = False
+    """whether things are hidden in text"""
 
 
 def recipe(name: str) -> Recipe:
@@ -42,22 +44,42 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def _samples(task: Task, shortest: int, longest: int, settings: TrainConfig) -> SampleBatches:
-    """Samples of `shortest` to `longest` tokens, of which the answers matter and text counts a little."""
-    lengths, rows, window = Lengths(shortest=shortest, longest=longest), settings.batch_size, settings.length
-    return SampleBatches(task, lengths, rows, window, settings.seed, text_weight=0.05)
+def _stages(settings: TrainConfig, *stages: tuple[Task, int, float], text_weight: float = 0.0) -> InStages:
+    """Tasks one after the other: each with the longest sample and its share of the training."""
+    return InStages(
+        [
+            (
+                SampleBatches(
+                    task,
+                    Lengths(shortest=task.shortest, longest=longest),
+                    settings.batch_size,
+                    settings.length,
+                    settings.seed * len(stages) + number,  # so that no stage repeats the samples of another
+                    text_weight=text_weight,
+                ),
+                round(settings.steps * share),
+            )
+            for number, (task, longest, share) in enumerate(stages)
+        ]
+    )
 
 
 def _needles(documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
     """Short pass keys first, then all kinds with one needle: up to 1,024 tokens, and up to 4,096."""
+    keys = PassKeys(filler=Filler(documents))
     kinds = Mixed(tuple(needles(kind, documents, again=0.8) for kind in ("pk", "n", "w")))
-    return InStages(
-        [
-            (_samples(PassKeys(filler=Filler(documents)), 100, 512, settings), settings.steps * 3 // 20),
-            (_samples(kinds, kinds.shortest, 1024, settings), settings.steps * 7 // 20),
-            (_samples(kinds, kinds.shortest, 4096, settings), 0),
-        ]
-    )
+    return _stages(settings, (keys, 512, 0.15), (kinds, 1024, 0.35), (kinds, 4096, 0.5), text_weight=0.05)
+
+
+def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
+    """Words of up to 32 bits."""
+    return _stages(settings, (parity(), 32, 1.0))
+
+
+def _s3(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
+    """Words of up to 12 elements until they are right, then of up to 64."""
+    task = WordProblem(group="S3", tokens_each=2)
+    return _stages(settings, (task, 24, 0.5), (task, 128, 0.5))
 
 
 # About 0.17 M parameters over bytes, which sees 32 of them.
@@ -72,43 +94,43 @@ _SMALL = TitansConfig(
 
 # A reflection per token: theta reaches 2 and the guard lets it, every token is written at the weights before it, and
 # nothing wears off (docs/lab-log.md).
-_REFLECTING = MemoryConfig(
+_REFLECTING = TitansConfig(
+    variant="lmm",
+    dim=32,
+    num_layers=1,
     num_heads=2,
-    depth=1,
-    chunk_size=1,
-    max_step=2.0,
-    guard_limit=1.9999,
-    momentum=False,
-    forgetting=False,
-    convolution=False,
+    window_size=32,
+    segment_size=32,
+    memory=MemoryConfig(
+        depth=1,
+        chunk_size=1,
+        max_step=2.0,
+        guard_limit=1.9999,
+        momentum=False,
+        forgetting=False,
+        convolution=False,
+    ),
 )
-
-
-def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
-    """Words of 2 to 32 bits."""
-    return SampleBatches(parity(), Lengths(shortest=2, longest=32), settings.batch_size, settings.length, settings.seed)
 
 
 RECIPES = {
     "needles": Recipe(
         purpose="find what was said once in a long text: RULER's pk, n and w at up to 4,096 bytes",
         config=_SMALL,
-        settings=TrainConfig(steps=6000, batch_size=4, length=512, learning_rate=3e-3),
+        settings=TrainConfig(steps=12000, batch_size=4, length=512, learning_rate=3e-3),
         source=_needles,
+        reads_text=True,
     ),
     "parity": Recipe(
         purpose="whether the number of ones so far is odd: words of up to 32 bits",
-        config=TitansConfig(
-            variant="lmm",
-            vocab_size=2,
-            dim=32,
-            num_layers=1,
-            num_heads=2,
-            window_size=32,
-            segment_size=32,
-            memory=_REFLECTING,
-        ),
-        settings=TrainConfig(steps=500, batch_size=64, length=32, learning_rate=3e-3),
+        config=_REFLECTING.replace(vocab_size=2, memory=_REFLECTING.memory.replace(num_heads=2)),
+        settings=TrainConfig(steps=1000, batch_size=64, length=32, learning_rate=3e-3),
         source=_parity,
+    ),
+    "S3": Recipe(
+        purpose="the product of permutations of three things, each told in two tokens: up to 64 of them",
+        config=_REFLECTING.replace(vocab_size=12),
+        settings=TrainConfig(steps=2000, batch_size=64, length=128, learning_rate=3e-3),
+        source=_s3,
     ),
 }

@@ -4,12 +4,14 @@ Each token of an answer is asked for with the right ones before it. That an answ
 with the model's own tokens, as long as it answers greedily: at its first wrong token both are wrong.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from titans.data.batches import IGNORED
 from titans.tasks.sample import Sample, Task
@@ -51,6 +53,19 @@ def scoring(model: StatefulModel) -> Iterator[None]:
         model.train(was_training)
 
 
+def read(
+    model: StatefulModel, batch: Sequence[Sample], piece: int, progress: Progress | None
+) -> Iterator[tuple[np.ndarray, Tensor, Any]]:
+    """Samples of one length, `piece` tokens at a time: labels [B, n], logits [B, n, V] and the state after them."""
+    device, state = device_of(model), None
+    for pieces in zip(*(sample.pieces(piece) for sample in batch), strict=True):
+        tokens = torch.from_numpy(np.stack([p.tokens for p in pieces])).to(device)
+        logits, state = model(tokens, state=state)
+        if progress is not None:
+            progress.advance(tokens.numel())
+        yield np.stack([p.labels for p in pieces]), logits, state
+
+
 def score(
     model: StatefulModel,
     task: Task,
@@ -89,16 +104,10 @@ def _answers(
     model: StatefulModel, batch: list[Sample], piece: int, progress: Progress | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """How many tokens of each sample were right [B] and were asked for [B]."""
-    device, state = device_of(model), None
     hits, counts = np.zeros(len(batch), np.int64), np.zeros(len(batch), np.int64)
-    for pieces in zip(*(sample.pieces(piece) for sample in batch), strict=True):
-        tokens = torch.from_numpy(np.stack([p.tokens for p in pieces])).to(device)
-        logits, state = model(tokens, state=state)
-        labels = np.stack([p.labels for p in pieces])
+    for labels, logits, _ in read(model, batch, piece, progress):
         asked = labels != IGNORED
         if asked.any():
             hits += ((logits.argmax(-1).cpu().numpy() == labels) & asked).sum(1)
             counts += asked.sum(1)
-        if progress is not None:
-            progress.advance(tokens.numel())
     return hits, counts

@@ -102,9 +102,9 @@ class ModularCounting:
         return _asked(told, told.cumsum() % self.modulus, self.modulus, self.tokens_each, length)
 
 
-def parity() -> ModularCounting:
+def parity(tokens_each: int = 1) -> ModularCounting:
     """Whether the number of ones so far is odd."""
-    return ModularCounting(modulus=2)
+    return ModularCounting(modulus=2, tokens_each=tokens_each)
 
 
 def _asked(told: np.ndarray, products: np.ndarray, size: int, each: int, length: int) -> Sample:

@@ -3,6 +3,7 @@
 The results lie in `$XDG_CACHE_HOME/titans` (`~/.cache/titans`), named by everything they depend on.
 """
 
+import atexit
 import ctypes
 import functools
 import hashlib
@@ -45,11 +46,12 @@ def compiled(name: str, dtype: torch.dtype) -> ctypes.CDLL:
             _compile(command, path)
         try:
             kernel = ctypes.CDLL(str(path))
-        except OSError:  # the file was cut short, or lies where nothing may be run
+        except OSError:  # it was cut short, perhaps
             _compile(command, path)
             kernel = ctypes.CDLL(str(path))
     except OSError as error:
-        raise BuildError(f"the compiled {name}.c cannot be stored or loaded: {error}") from error
+        where = "set XDG_CACHE_HOME to a folder where programs may be stored and run"
+        raise BuildError(f"the compiled {name}.c cannot be made, stored or loaded ({error}): {where}") from error
     kernel.run.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int]
     return kernel
 
@@ -134,7 +136,10 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 def _compiler() -> list[str]:
     """The command in CC, which may have options ("ccache gcc", "gcc -m64"), or cc."""
-    program, *options = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    try:
+        program, *options = shlex.split(os.environ.get("CC", "")) or ["cc"]
+    except ValueError as error:
+        raise BuildError(f"CC is not a command ({error})") from error
     found = shutil.which(program)
     if found is None:
         raise BuildError(f"there is no C compiler {program!r}: install gcc or clang, or name one in CC")
@@ -163,13 +168,21 @@ def _cache() -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return Path(tempfile.mkdtemp(prefix="titans-"))
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="titans-"))
+        return _temporary()
+    return folder if os.access(folder, os.W_OK) else _temporary()
+
+
+@functools.cache
+def _temporary() -> Path:
+    """A folder that goes with the process."""
+    folder = tempfile.mkdtemp(prefix="titans-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
 
 
 def _compile(command: tuple[str, ...], path: Path) -> None:
     """Compiles to a temporary file and moves it into place, so that processes may do it at the same time."""
-    _log.info("compiling %s for this machine, once", command[-1])
+    _log.info("compiling %s for this machine", command[-1])
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         result = Path(folder) / path.name
         done = subprocess.run([*command, "-o", result, "-lm"], capture_output=True, text=True, check=False)
