@@ -83,8 +83,9 @@ Where an aim is hard to reach:
   ([lab log](lab-log.md), "the kernel at its bar").
 - **Chunks of 16.** The step-size guard's bound on the spectral norm is itself a product: a quarter as many operations
   as are counted, and left out of the count.
-- **MAC with two threads.** Its segments are read one after the other, 64 tokens at a time in the whole batch, too
-  little work to share out. It has fewer parameters than the script's model, in equally many blocks of equal width."""
+- **MAC.** Its segments are read one after the other, 64 tokens at a time in the whole batch: products too small to be
+  fast, and too little work to share out over threads. It has fewer parameters than the script's model, in equally many
+  blocks of equal width."""
 
 _ON_A_GPU = "## On a GPU"
 _NOT_MEASURED = f"""{_ON_A_GPU}

@@ -124,7 +124,7 @@ RECIPES = {
     "parity": Recipe(
         purpose="whether the number of ones so far is odd: words of up to 32 bits",
         config=_REFLECTING.replace(vocab_size=2, memory=_REFLECTING.memory.replace(num_heads=2)),
-        settings=TrainConfig(steps=1000, batch_size=64, length=32, learning_rate=3e-3),
+        settings=TrainConfig(steps=500, batch_size=64, length=32, learning_rate=3e-3),
         source=_parity,
     ),
     "S3": Recipe(
