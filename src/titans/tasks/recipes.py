@@ -72,8 +72,8 @@ def _needles(documents: Sequence[TokenDocument], settings: TrainConfig) -> Count
 
 
 def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
-    """Words of up to 32 bits."""
-    return _stages(settings, (parity(), 32, 1.0))
+    """Words of 2 to 32 bits."""
+    return SampleBatches(parity(), Lengths(shortest=2, longest=32), settings.batch_size, settings.length, settings.seed)
 
 
 def _s3(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
