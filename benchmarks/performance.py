@@ -23,6 +23,7 @@ from titans.bench.subjects import GPU, SUBJECTS, contests
 from titans.bench.table import show
 from titans.cli.findings import machine
 from titans.cli.processors import processors
+from titans.errors import TitansError
 from titans.files import read_json, require_writable, write_json, write_text
 
 ALL = (*SUBJECTS, GPU)
@@ -71,8 +72,12 @@ def main() -> None:
     if GPU in options.subjects and not torch.cuda.is_available():
         print(f"{GPU}: this machine has no CUDA GPU", file=sys.stderr)
         raise SystemExit(2)
-    for path in (options.out, options.page):
-        require_writable(path.parent)
+    try:
+        for path in (options.out, options.page):
+            require_writable(path.parent)
+    except TitansError as error:
+        print(error, file=sys.stderr)
+        raise SystemExit(2) from None
     found = earlier(options.out)
     settings = f"--threads {' '.join(map(str, options.threads))} --rounds {options.rounds}"
     settings += " --quick" if options.quick else ""

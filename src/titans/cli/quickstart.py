@@ -47,11 +47,10 @@ def run(
     import_torch()
 
     from titans.cli.comparison import compare
-    from titans.files import removed_on_failure, writing
+    from titans.files import removed_on_failure, require_writable
 
     with removed_on_failure(folder):
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        require_writable(folder)
         compare(text, folder, minutes, seed, as_json=json)
 
 

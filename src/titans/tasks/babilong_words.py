@@ -11,8 +11,8 @@ from torch import Tensor
 from titans.tasks.babilong import Babilong
 from titans.tasks.babilong_prompts import scored
 from titans.tasks.sample import Sample
-from titans.tasks.score import Score, random_of, read, scoring
-from titans.training.model import StatefulModel
+from titans.tasks.score import Score, random_of, read
+from titans.training.model import StatefulModel, evaluating
 from titans.training.progress import Progress
 
 LONGEST_ANSWER = 80  # tokens: any answer in the words of the examples, in bytes; after its full stop nothing is judged
@@ -35,7 +35,7 @@ def score_words(
         TitansError: as `Babilong.prompt`.
     """
     random, right = random_of(seed, length), 0
-    with scoring(model):
+    with evaluating(model):
         for start in range(0, samples, batch_size):
             prompts, questions = zip(
                 *(task.prompt(length, random) for _ in range(min(batch_size, samples - start))), strict=True

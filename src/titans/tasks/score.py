@@ -5,7 +5,6 @@ with the model's own tokens, as long as it answers greedily: at its first wrong 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from titans.data.batches import IGNORED
 from titans.tasks.sample import Sample, Task
-from titans.training.model import StatefulModel, device_of
+from titans.training.model import StatefulModel, device_of, evaluating
 from titans.training.progress import Progress
 
 
@@ -39,18 +38,6 @@ class Score:
 def random_of(seed: int, length: int) -> np.random.Generator:
     """Random numbers of the samples of an evaluation; those of training begin otherwise."""
     return np.random.default_rng([_EVALUATION, seed, length])
-
-
-@contextmanager
-def scoring(model: StatefulModel) -> Iterator[None]:
-    """`model` as it is asked: not in training, without gradients."""
-    was_training = model.training
-    model.train(False)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def read(
@@ -87,7 +74,7 @@ def score(
     """
     random = random_of(seed, length)
     right = tokens_right = asked = 0
-    with scoring(model):
+    with evaluating(model):
         for start in range(0, samples, batch_size):
             batch = [task.sample(length, random) for _ in range(min(batch_size, samples - start))]
             hits, counts = _answers(model, batch, piece, progress)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from titans.data.batches import IGNORED, BatchSource
 from titans.errors import TitansError
-from titans.training.model import StatefulModel, autocast, device_of
+from titans.training.model import StatefulModel, autocast, device_of, evaluating
 from titans.training.progress import Progress
 
 DISTANCES = (0, 64, 256, 1024, 2048, 4096, 8192, 16384)
@@ -49,7 +49,6 @@ class Evaluation:
         return asdict(self) | {"by_distance": buckets}
 
 
-@torch.no_grad()
 def evaluate(
     model: StatefulModel,
     source: BatchSource,
@@ -72,9 +71,7 @@ def evaluate(
     nats = torch.zeros(len(DISTANCES), dtype=torch.float64)
     counts = torch.zeros(len(DISTANCES), dtype=torch.int64)
     state, origins = None, None
-    was_training = model.training
-    model.train(False)
-    try:
+    with evaluating(model):
         while max_tokens is None or counts.sum() < max_tokens:
             try:
                 batch = source.next()
@@ -95,8 +92,6 @@ def evaluate(
             counts.index_add_(0, buckets, torch.ones_like(buckets))
             if progress is not None:
                 progress.advance(int(labelled.sum()), bits=_bits(nats.sum(), counts.sum()))
-    finally:
-        model.train(was_training)
     if not counts.any():
         raise TitansError("there is nothing to predict in the text: every document is a single token")
     stops = (*DISTANCES[1:], None)

@@ -1,7 +1,7 @@
 """What the training loop asks of a model, and where and how precisely it computes."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -65,6 +65,18 @@ class StatefulModel(Protocol):
 def device_of(model: StatefulModel) -> torch.device:
     """Where the model's parameters are."""
     return next(model.parameters()).device
+
+
+@contextmanager
+def evaluating(model: StatefulModel) -> Iterator[None]:
+    """`model` as it is measured: not in training, and without gradients; afterwards it is as it was."""
+    was_training = model.training
+    model.train(False)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
