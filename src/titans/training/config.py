@@ -30,6 +30,9 @@ class TrainConfig:
     """AdamW averaging of the gradient and of its square"""
     clip_norm: float = 1.0
     """largest norm of the gradient; longer ones are scaled down to it"""
+    gate_penalty: float = 0.0
+    """added to the loss: this many times how far the memory's gates stand open (`titans.training.openness`), at the
+    last step; nothing in the first half, then rising evenly"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast, the weights stay float32"""
     seed: int = 0
@@ -55,6 +58,7 @@ class TrainConfig:
         averaging = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         require(self, "betas", averaging, "two numbers of at least 0 and below 1")
         require(self, "clip_norm", self.clip_norm > 0, "above 0")
+        require(self, "gate_penalty", self.gate_penalty >= 0, "0 or more")
         require(self, "precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
         require(self, "seed", 0 <= self.seed < 2**63, "0 or more, and below 2**63")
 

@@ -3,12 +3,14 @@
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from titans.data.batches import BatchSource
+from titans.data.batches import Batch, BatchSource
 from titans.errors import NonFiniteError, TitansError
 from titans.training.checkpoint import LINK, Progressed, load_checkpoint, refuse_to_overwrite, save_checkpoint
 from titans.training.config import TrainConfig
@@ -16,9 +18,10 @@ from titans.training.evaluate import Evaluation, evaluate
 from titans.training.interrupt import catch_interrupt
 from titans.training.metrics import Meter, MetricsFile
 from titans.training.model import CarriedState, StatefulModel, autocast, device_of
+from titans.training.openness import watched
 from titans.training.optimizer import make_optimizer
 from titans.training.progress import Progress
-from titans.training.schedule import learning_rate
+from titans.training.schedule import gate_penalty, learning_rate
 
 
 @dataclass(frozen=True)
@@ -133,13 +136,10 @@ class _Run:
             self.state = None
         batch = batch.to(self.device)
         try:
-            with autocast(self.device, self.config.precision):
-                loss, state = self.model.loss(
-                    batch.tokens, batch.labels, state=self.state, reset=batch.reset, weights=batch.weights
-                )
+            loss, penalised, state = self._losses(batch, gate_penalty(step, self.config))
         except NonFiniteError as error:
             raise TitansError(self._diverged(step, math.nan, math.nan)) from error
-        loss.backward()
+        penalised.backward()
         grad_norm = clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         nats, norm = loss.item(), grad_norm.item()
         if not (math.isfinite(nats) and math.isfinite(norm)):
@@ -154,6 +154,14 @@ class _Run:
             progress.advance(tokens, loss=nats)
         if step % self.config.log_every == 0 or step == self.config.steps:
             self.metrics.append(self.meter.line(step, norm, rate))
+
+    def _losses(self, batch: Batch, penalty: float) -> tuple[Tensor, Tensor, CarriedState]:
+        """The loss that is reported, the one whose gradient is taken, and the next state."""
+        with autocast(self.device, self.config.precision), watched(self.model) if penalty else nullcontext() as gates:
+            loss, state = self.model.loss(
+                batch.tokens, batch.labels, state=self.state, reset=batch.reset, weights=batch.weights
+            )
+            return loss, loss if gates is None else loss + penalty * gates(), state
 
     def evaluate(self, source: BatchSource) -> Evaluation:
         evaluation = evaluate(self.model, source, self.config.eval_tokens, precision=self.config.precision)

@@ -1,0 +1,106 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from titans.baselines import BaselineConfig, BaselineLM
+from titans.memory.config import MemoryConfig
+from titans.memory.gates import FORGET_MARGIN, STEP_MARGIN
+from titans.memory.layer import GateProjections
+from titans.models.config import TitansConfig
+from titans.models.language_model import TitansLM
+from titans.training.config import TrainConfig
+from titans.training.loop import train
+from titans.training.openness import watched
+
+CONFIG = TitansConfig(
+    dim=16, num_layers=2, num_heads=2, segment_size=8, window_size=8, memory=MemoryConfig(num_heads=2, chunk_size=4)
+)
+TOKENS = torch.randint(256, (2, 20), generator=torch.Generator().manual_seed(0))
+
+
+def set_gate(projection: nn.Module, gate: float, margin: float) -> None:
+    """The same for every token."""
+    assert isinstance(projection, nn.Linear)
+    nn.init.zeros_(projection.weight)
+    nn.init.constant_(projection.bias, torch.logit(torch.tensor((gate + margin) / (1 + 2 * margin))).item())
+
+
+def gates_of(model: nn.Module) -> list[GateProjections]:
+    return [module for module in model.modules() if isinstance(module, GateProjections)]
+
+
+@pytest.mark.parametrize("variant", ["mac", "mag", "mal", "lmm"])
+@pytest.mark.parametrize(("alpha", "counts"), [(0.0, 0.0), (0.05, 0.5), (0.1, 1.0), (0.9, 1.0)])
+def test_openness_is_theta_before_momentum_and_alpha_up_to_a_tenth(variant: str, alpha: float, counts: float) -> None:
+    model = TitansLM(CONFIG.replace(variant=variant))
+    first, second = gates_of(model)
+    for gates in (first, second):
+        assert gates.forget is not None
+        set_gate(gates.forget, alpha, FORGET_MARGIN)
+    set_gate(first.step, 0.2, STEP_MARGIN)
+    set_gate(second.step, 0.8, STEP_MARGIN)
+    with watched(model) as openness:
+        model(TOKENS)
+        assert openness().item() == pytest.approx(0.5 + counts, abs=1e-5)
+
+
+def test_its_gradient_reaches_gates_that_are_open_and_not_those_that_forget_on_purpose() -> None:
+    model = TitansLM(CONFIG)
+    first, second = gates_of(model)
+    for gates, alpha in ((first, 0.05), (second, 0.5)):
+        assert gates.forget is not None
+        set_gate(gates.forget, alpha, FORGET_MARGIN)
+    with watched(model) as openness:
+        model(TOKENS)
+        openness().backward()
+    slopes = {name: x.grad for name, x in model.named_parameters() if x.grad is not None}
+    assert (slopes["blocks.0.mixer.memory.gates.step.bias"] > 0).all()
+    assert (slopes["blocks.0.mixer.memory.gates.forget.bias"] > 0).all()
+    assert (slopes["blocks.1.mixer.memory.gates.forget.bias"] == 0).all()
+
+
+def test_nothing_is_watched_afterwards_even_if_the_model_fails() -> None:
+    model = TitansLM(CONFIG)
+    with pytest.raises(RuntimeError, match="stopped"), watched(model):
+        raise RuntimeError("stopped")
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_a_model_without_memories_or_forgetting_has_only_what_it_has() -> None:
+    control = TitansLM(CONFIG.replace(variant="attention"))
+    keeping = TitansLM(CONFIG.replace(memory=MemoryConfig(num_heads=2, forgetting=False)))
+    llama = BaselineLM(BaselineConfig(name="llama", dim=16, num_layers=1, num_heads=2))
+    for model, most in ((control, 0), (llama, 0), (keeping, 1)):
+        with watched(model) as openness:
+            model(TOKENS)
+            assert 0 <= openness().item() <= most
+
+
+def trained(out: Path, source, steps: int, penalty: float) -> tuple[TitansLM, list[dict]]:
+    """The model and the lines of its metrics, one for each step."""
+    torch.manual_seed(0)
+    model = TitansLM(CONFIG)
+    config = TrainConfig(steps=steps, batch_size=2, length=8, learning_rate=0.1, log_every=1, gate_penalty=penalty)
+    train(model, source, config, out)
+    return model, [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_with_the_penalty_closes_the_gates(tmp_path: Path, batches) -> None:
+    found = []
+    for penalty in (0.0, 10.0):
+        model, _ = trained(tmp_path / str(penalty), batches(), 80, penalty)
+        with watched(model) as openness, torch.no_grad():
+            model(batches().next().tokens)
+            found.append(openness().item())
+    assert found[1] < found[0] / 10
+
+
+def test_the_penalty_is_in_the_gradient_and_not_in_the_loss_that_is_reported(tmp_path: Path, batches) -> None:
+    _, free = trained(tmp_path / "free", batches(), 2, 0.0)
+    _, penalised = trained(tmp_path / "penalised", batches(), 2, 10.0)  # all of it in the second step
+    assert [line["loss"] for line in penalised] == [line["loss"] for line in free]
+    assert penalised[0]["grad_norm"] == free[0]["grad_norm"]
+    assert penalised[1]["grad_norm"] > 1.5 * free[1]["grad_norm"]
