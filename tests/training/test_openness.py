@@ -95,12 +95,11 @@ def test_training_with_the_penalty_closes_the_gates(tmp_path: Path, batches) -> 
         with watched(model) as openness, torch.no_grad():
             model(batches().next().tokens)
             found.append(openness().item())
-    assert found[1] < found[0] / 2
+    assert found[1] < found[0] / 10
 
 
 def test_the_penalty_is_in_the_gradient_and_not_in_the_loss_that_is_reported(tmp_path: Path, batches) -> None:
-    _, free = trained(tmp_path / "free", batches(), 2, 0.0)
-    _, penalised = trained(tmp_path / "penalised", batches(), 2, 10.0)  # all of it in the second step
-    assert [line["loss"] for line in penalised] == [line["loss"] for line in free]
-    assert penalised[0]["grad_norm"] == free[0]["grad_norm"]
-    assert penalised[1]["grad_norm"] > 1.5 * free[1]["grad_norm"]
+    _, (free,) = trained(tmp_path / "free", batches(), 1, 0.0)
+    _, (penalised,) = trained(tmp_path / "penalised", batches(), 1, 10.0)
+    assert penalised["loss"] == free["loss"]
+    assert penalised["grad_norm"] > 1.5 * free["grad_norm"]

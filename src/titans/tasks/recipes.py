@@ -68,7 +68,7 @@ def _needles(documents: Sequence[TokenDocument], settings: TrainConfig) -> Count
     """Short pass keys first, then all kinds with one needle: up to 1,024 tokens, and up to 4,096."""
     keys = PassKeys(filler=Filler(documents))
     kinds = Mixed(tuple(needles(kind, documents, again=0.8) for kind in ("pk", "n", "w")))
-    return _stages(settings, (keys, 512, 0.15), (kinds, 1024, 0.35), (kinds, 4096, 0.5), text_weight=0.05)
+    return _stages(settings, (keys, 512, 0.2), (kinds, 1024, 0.3), (kinds, 4096, 0.5), text_weight=0.05)
 
 
 def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
@@ -117,7 +117,7 @@ RECIPES = {
     "needles": Recipe(
         purpose="find what was said once in a long text: RULER's pk, n and w at up to 4,096 bytes",
         config=_SMALL,
-        settings=TrainConfig(steps=12000, batch_size=4, length=512, learning_rate=3e-3, gate_penalty=0.1),
+        settings=TrainConfig(steps=10000, batch_size=4, length=512, learning_rate=3e-3, gate_penalty=0.1),
         source=_needles,
         reads_text=True,
     ),

@@ -31,8 +31,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     """largest norm of the gradient; longer ones are scaled down to it"""
     gate_penalty: float = 0.0
-    """added to the loss: this many times how far the memory's gates stand open (`titans.training.openness`), at the
-    last step; nothing in the first half, then rising evenly"""
+    """added to the loss: this many times how far the memory's gates stand open (`titans.training.openness`)"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast, the weights stay float32"""
     seed: int = 0

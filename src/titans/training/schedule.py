@@ -1,4 +1,4 @@
-"""What changes over a run: the learning rate (a linear warm-up, then half a cosine) and the gates' penalty."""
+"""The learning rate over time: a linear warm-up, then half a cosine."""
 
 import math
 
@@ -17,12 +17,3 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     fallen = (step - warmup) / (config.steps - warmup)
     cosine = (1 + math.cos(math.pi * fallen)) / 2
     return config.learning_rate * (config.final_lr_fraction + (1 - config.final_lr_fraction) * cosine)
-
-
-def gate_penalty(step: int, config: TrainConfig) -> float:
-    """The penalty on open gates in `step`, counted from 1 to `config.steps`.
-
-    Nothing in the first half, in which the memory learns what to write; then it rises evenly to `config.gate_penalty`
-    at the last step.
-    """
-    return config.gate_penalty * max(0.0, 2 * step / config.steps - 1)
