@@ -20,6 +20,9 @@ CONFIGS = {
     "bare": MemoryConfig(
         num_heads=4, chunk_size=1, depth=1, momentum=False, forgetting=False, convolution=False, guard=False
     ),
+    "reflecting": MemoryConfig(
+        num_heads=2, chunk_size=1, depth=1, max_step=3.0, guard_limit=1.9999, momentum=False, forgetting=False
+    ),
     "one-tap": MemoryConfig(num_heads=1, chunk_size=7, expansion=2, conv_size=1),
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -191,3 +194,19 @@ def test_reading_a_memory_that_is_never_written_is_recall():
     position = torch.arange(14).expand(2, 14)
     queries, _ = memory.queries(x, tail, position, None, None)
     assert_same(memory.recall(queries, memory.output_gate(x), state.weights), y)
+
+
+def test_a_step_that_is_wide_open_is_exactly_what_the_guard_lets_through():
+    config = CONFIGS["reflecting"].replace(num_heads=1, max_step=4.0, convolution=False)
+    memory, x = new_memory(config), tokens(2)
+    assert isinstance(memory.gates.step, torch.nn.Linear)
+    with torch.no_grad():
+        memory.gates.step.weight.zero_()
+        memory.gates.step.bias.fill_(10)
+    _, before = memory(x[:, :1])
+    _, after = memory(x[:, 1:], before)
+    (_, key, value), _ = memory.heads(memory.project_qkv(x[:, 1:]), before, None, None)
+    key, value = key[:, 0], value[:, 0]  # [B, 1, d]
+    answers = [(key.unsqueeze(-2) @ state.weights[0]).squeeze(-2) for state in (before, after)]
+    assert_same(key.norm(dim=-1), torch.ones_like(key[..., 0]), 1e-5)
+    assert_same(answers[1] - value, (1 - 1.9999) * (answers[0] - value), 1e-5)

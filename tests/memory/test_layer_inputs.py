@@ -169,7 +169,7 @@ def test_a_state_of_another_batch_or_precision_is_refused(memory):
         ("activation", "tanh"),
         ("gate_granularity", "token"),
         ("max_step", 0.0),
-        ("max_step", 2.1),
+        ("max_step", 4.1),
         ("max_step", float("nan")),
         ("guard_limit", 0.0),
         ("guard_limit", 2.0),
@@ -182,6 +182,12 @@ def test_a_state_of_another_batch_or_precision_is_refused(memory):
 def test_impossible_settings_are_named(field, value):
     with pytest.raises(ValueError, match=rf"MemoryConfig.{field} (is|should be) "):
         CONFIG.replace(**{field: value})
+
+
+def test_steps_above_two_need_the_guard():
+    CONFIG.replace(max_step=4.0)
+    with pytest.raises(ValueError, match="at most 2 without the guard"):
+        CONFIG.replace(max_step=2.1, guard=False)
 
 
 @pytest.mark.parametrize("dim", [0, -4, 32.0])

@@ -24,7 +24,8 @@ class MemoryConfig:
     gate_granularity: Literal["head", "channel"] = "head"
     """forget gate alpha per head, or per input channel of every memory layer (exact too, but slower)"""
     max_step: float = 1.0
-    """upper end of the step size theta; above 1 a linear memory gets negative eigenvalues"""
+    """upper end of the step size theta; above 1 a linear memory gets negative eigenvalues; above 2 a wide-open gate
+    gets exactly what the guard lets through"""
     guard_limit: float = 1.0
     """largest step that the guard lets through, as a fraction of a full correction; below 2"""
     conv_size: int = 4
@@ -43,7 +44,8 @@ class MemoryConfig:
         for name in ("num_heads", "expansion", "chunk_size", "conv_size"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         require(self, "depth", 1 <= self.depth <= 4, "1, 2, 3 or 4")
-        require(self, "max_step", 0 < self.max_step <= 2, "above 0 and at most 2")
+        allowed = "above 0 and at most 4" if self.guard else "above 0 and at most 2 without the guard"
+        require(self, "max_step", 0 < self.max_step <= (4 if self.guard else 2), allowed)
         require(self, "guard_limit", 0 < self.guard_limit < 2, "above 0 and below 2")
 
     def replace(self, **changes: object) -> "MemoryConfig":

@@ -17,7 +17,7 @@ CONFIGS = {
     "unguarded": {"guard": False, "depth": 3},
     "plain": {"convolution": False},
     "one-tap": {"conv_size": 1},
-    "steep": {"max_step": 2.0, "guard_limit": 0.5, "momentum": False, "forgetting": False},
+    "steep": {"max_step": 3.0, "guard_limit": 0.5, "momentum": False, "forgetting": False},
     "fresh-gradients": {"chunk_size": 1},
     "long-chunks": {"chunk_size": 8},
     "channel": {"gate_granularity": "channel"},
