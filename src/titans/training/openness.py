@@ -16,32 +16,32 @@ from titans.memory.layer import GateProjections, closing
 from titans.training.model import StatefulModel
 
 LEAK = 0.1
-"""A forget gate further open than this forgets on purpose and pays no more for it."""
+"""A gate further open than this is open on purpose and pays no more for it."""
 
 
 @contextmanager
 def watched(model: StatefulModel) -> Iterator[Callable[[], Tensor]]:
     """Within, a function that gives the openness of all gates that `model` has used: a scalar with gradients.
 
-    The mean over tokens, heads and memories of theta (before momentum takes its share), plus that of min(alpha / LEAK,
-    1). 0 for a model without memories.
+    The mean of min(gate / LEAK, 1) over tokens, heads and memories, for theta (as a share of max_step, and before
+    momentum takes its part) and for alpha, added up. 0 for a model without memories.
     """
-    thetas, alphas = [], []
+    steps, forgets = [], []
 
-    def saw_step(_module: nn.Module, _inputs: object, logits: Tensor) -> None:
-        thetas.append(closing(torch.sigmoid(logits), STEP_MARGIN).mean())
+    def see(kind: list[Tensor], margin: float) -> Callable:
+        def saw(_module: nn.Module, _inputs: object, logits: Tensor) -> None:
+            kind.append((closing(torch.sigmoid(logits), margin) / LEAK).clamp_max(1).mean())
 
-    def saw_forget(_module: nn.Module, _inputs: object, logits: Tensor) -> None:
-        alphas.append((closing(torch.sigmoid(logits), FORGET_MARGIN) / LEAK).clamp_max(1).mean())
+        return saw
 
     hooks = []
     for gates in model.modules():
         if isinstance(gates, GateProjections):
-            hooks.append(gates.step.register_forward_hook(saw_step))
+            hooks.append(gates.step.register_forward_hook(see(steps, STEP_MARGIN)))
             if gates.forget is not None:
-                hooks.append(gates.forget.register_forward_hook(saw_forget))
+                hooks.append(gates.forget.register_forward_hook(see(forgets, FORGET_MARGIN)))
     try:
-        yield lambda: sum((torch.stack(seen).mean() for seen in (thetas, alphas) if seen), torch.zeros(()))
+        yield lambda: sum((torch.stack(kind).mean() for kind in (steps, forgets) if kind), torch.zeros(()))
     finally:
         for hook in hooks:
             hook.remove()
