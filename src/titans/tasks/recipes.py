@@ -92,8 +92,8 @@ _SMALL = TitansConfig(
     memory=MemoryConfig(num_heads=2, depth=1, expansion=2, chunk_size=32),
 )
 
-# A reflection per token: every token is written at the weights before it and nothing wears off. The step can be exactly
-# 0 or the most that the guard lets through, just below 2, as the gate opens further (docs/lab-log.md).
+# A reflection per token: theta reaches 2 and the guard lets it, every token is written at the weights before it, and
+# nothing wears off (docs/lab-log.md).
 _REFLECTING = TitansConfig(
     variant="lmm",
     dim=32,
@@ -104,7 +104,7 @@ _REFLECTING = TitansConfig(
     memory=MemoryConfig(
         depth=1,
         chunk_size=1,
-        max_step=3.0,
+        max_step=2.0,
         guard_limit=1.9999,
         momentum=False,
         forgetting=False,
@@ -117,20 +117,21 @@ RECIPES = {
     "needles": Recipe(
         purpose="find what was said once in a long text: RULER's pk, n and w at up to 4,096 bytes",
         config=_SMALL,
-        settings=TrainConfig(steps=10000, batch_size=4, length=512, learning_rate=3e-3, gate_penalty=0.1),
+        settings=TrainConfig(steps=10000, batch_size=4, length=512, learning_rate=3e-3, gate_penalty=0.02),
         source=_needles,
         reads_text=True,
     ),
     "parity": Recipe(
         purpose="whether the number of ones so far is odd: words of up to 32 bits",
-        config=_REFLECTING.replace(vocab_size=2, memory=_REFLECTING.memory.replace(num_heads=2)),
+        # All or nothing: the gate opens past what the guard lets through, and costs something while it is half open.
+        config=_REFLECTING.replace(vocab_size=2, memory=_REFLECTING.memory.replace(num_heads=2, max_step=3.0)),
         settings=TrainConfig(steps=500, batch_size=64, length=32, learning_rate=3e-3, gate_penalty=0.01),
         source=_parity,
     ),
     "S3": Recipe(
         purpose="the product of permutations of three things, each told in two tokens: up to 64 of them",
         config=_REFLECTING.replace(vocab_size=12),
-        settings=TrainConfig(steps=2000, batch_size=64, length=128, learning_rate=3e-3, gate_penalty=0.01),
+        settings=TrainConfig(steps=2000, batch_size=64, length=128, learning_rate=3e-3),
         source=_s3,
     ),
 }
