@@ -173,6 +173,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
     assert result.steps == 13
 
 
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path: Path, small_model, batches) -> None:
+    train(small_model(), batches(), replace(CONFIG, steps=4), tmp_path)
+    path = tmp_path / "checkpoint" / "training.json"
+    stored = json.loads(path.read_text())
+    del stored["config"]["gate_penalty"]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(TitansError, match=r"gate_penalty is 0\.1, but .* was begun with 0\.0"):
+        train(small_model(), batches(), replace(CONFIG, steps=4, gate_penalty=0.1), tmp_path, resume=True)
+    assert train(small_model(), batches(), replace(CONFIG, steps=4), tmp_path, resume=True).steps == 4
+
+
 def test_a_run_is_not_overwritten_and_is_resumed_with_its_own_settings(tmp_path: Path, small_model, batches) -> None:
     train(small_model(), batches(), CONFIG, tmp_path)
     with pytest.raises(TitansError, match="already holds a run"):

@@ -112,10 +112,12 @@ class _Run:
 
     def _resume(self) -> None:
         self.state, progressed = load_checkpoint(self.out, self.model, self.optimizer)
+        begun = TrainConfig().to_dict() | progressed.config  # a setting that there was not then had its default
         for name, value in self.config.to_dict().items():
-            if progressed.config.get(name) != value:
-                begun = progressed.config.get(name)
-                raise TitansError(f"{name} is {value}, but {self.out} was begun with {begun}: resume it with its own")
+            if begun[name] != value:
+                raise TitansError(
+                    f"{name} is {value}, but {self.out} was begun with {begun[name]}: resume it with its own"
+                )
         try:
             self.source.load_state_dict(progressed.cursor)
             self.meter = Meter.from_dict(progressed.meter)
