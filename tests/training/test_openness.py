@@ -13,7 +13,7 @@ from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.training.config import TrainConfig
 from titans.training.loop import train
-from titans.training.openness import ROOM, watched
+from titans.training.openness import watched
 
 CONFIG = TitansConfig(
     dim=16, num_layers=2, num_heads=2, segment_size=8, window_size=8, memory=MemoryConfig(num_heads=2, chunk_size=4)
@@ -22,10 +22,10 @@ TOKENS = torch.randint(256, (2, 20), generator=torch.Generator().manual_seed(0))
 
 
 def set_gate(projection: nn.Module, gate: float, margin: float) -> None:
-    """The same for every token, `gate` with the room to spare that is asked for."""
+    """The same for every token."""
     assert isinstance(projection, nn.Linear)
     nn.init.zeros_(projection.weight)
-    nn.init.constant_(projection.bias, torch.logit(torch.tensor((gate + margin) / (1 + 2 * margin))).item() - ROOM)
+    nn.init.constant_(projection.bias, torch.logit(torch.tensor((gate + margin) / (1 + 2 * margin))).item())
 
 
 def gates_of(model: nn.Module) -> list[GateProjections]:

@@ -119,7 +119,7 @@ RECIPES = {
     "needles": Recipe(
         purpose="find what was said once in a long text: RULER's pk, n and w at up to 4,096 bytes",
         config=_SMALL,
-        settings=TrainConfig(steps=10000, batch_size=4, length=512, learning_rate=3e-3, gate_penalty=0.03),
+        settings=TrainConfig(steps=10000, batch_size=4, length=512, learning_rate=3e-3, gate_penalty=0.02),
         source=_needles,
         reads_text=True,
     ),

@@ -17,23 +17,20 @@ from titans.training.model import StatefulModel
 
 LEAK = 0.1
 """A gate further open than this is open on purpose and pays no more for it."""
-ROOM = 0.3
-"""A gate is to be shut with room to spare, for texts unlike those of training: counted is how far it would stand open
-if its logit were so much higher."""
 
 
 @contextmanager
 def watched(model: StatefulModel) -> Iterator[Callable[[], Tensor]]:
     """Within, a function that gives the openness of all gates that `model` has used: a scalar with gradients.
 
-    The mean of min(gate / LEAK, 1) over tokens, heads and memories, at logits raised by ROOM, for theta (as a share of
-    max_step, and before momentum takes its part) and for alpha, added up. 0 for a model without memories.
+    The mean of min(gate / LEAK, 1) over tokens, heads and memories, for theta (as a share of max_step, and before
+    momentum takes its part) and for alpha, added up. 0 for a model without memories.
     """
     steps, forgets = [], []
 
     def see(kind: list[Tensor], margin: float) -> Callable:
         def saw(_module: nn.Module, _inputs: object, logits: Tensor) -> None:
-            kind.append((closing(torch.sigmoid(logits + ROOM), margin) / LEAK).clamp_max(1).mean())
+            kind.append((closing(torch.sigmoid(logits), margin) / LEAK).clamp_max(1).mean())
 
         return saw
 
