@@ -82,8 +82,8 @@ def _s3(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable
     return _stages(settings, (task, 24, 0.5), (task, 128, 0.5))
 
 
-# About 0.14 M parameters over bytes, which sees 32 of them. One memory, as a second would go on writing in its own way
-# (docs/lab-log.md).
+# About 0.14 M parameters over bytes, which sees 32 of them. One memory, in the second block, as in the trial that
+# went furthest (docs/lab-log.md).
 _SMALL = TitansConfig(
     dim=64,
     num_layers=2,
