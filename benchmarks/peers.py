@@ -10,6 +10,7 @@ a network inside: other layers for the same purpose, in the forms their packages
 # pyright: reportMissingImports=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -18,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from titans.bench.contest import Contender, Work
-from titans.bench.memory import Size, layer_input, trained, without_gradients
+from titans.bench.memory import ROUNDED, Size, layer_input, trained, without_gradients
 from titans.bench.model import Setting, random_tokens, training_step
+from titans.memory.kernels.build import multiplies_bfloat16
 from titans.training.model import best_device
 
 PACKAGES = ("titans-pytorch", "transformers", "flash-linear-attention")
@@ -51,10 +53,14 @@ def layers(size: Size, training: bool) -> Sequence[Contender]:
         "gated delta, Qwen3-Next": _qwen3_next,
         MAMBA: _mamba2,
     }
-    return [
+    found = [
         Contender(name=name, make=partial(make_layer, build, size, training), tokens=size.tokens, ours=False)
         for name, build in builders.items()
     ]
+    if multiplies_bfloat16() and size.dtype == torch.float32:
+        work = partial(make_layer, builders[COARSEST], replace(size, dtype=torch.bfloat16), training)
+        found.append(Contender(name=COARSEST + ROUNDED, make=work, tokens=size.tokens, ours=False))
+    return found
 
 
 def gpu_layers(size: Size, training: bool) -> Sequence[Contender]:

@@ -30,6 +30,9 @@ contenders took turns.
 - **Forward + backward** is the outputs' sum and its gradients, those of the input included. A **training step** is
   forward pass, loss, backward pass, clipping and AdamW, the same for all.
 - float32 (bfloat16 on a GPU), random inputs, freshly initialised weights. Nothing here says how well a model learns.
+- *bfloat16*, where the processor multiplies it: an operation given queries, keys and values in bfloat16 rounds the
+  factors of its products to it and keeps sums, state and all else in float32; a layer has its weights in bfloat16, also
+  that of the other package. What the rounding costs: [concepts](concepts.md#precision).
 
 ## The share of a matrix product
 

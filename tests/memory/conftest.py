@@ -193,7 +193,8 @@ def answers(operation: MemoryOperation, problem: Problem) -> dict[str, Tensor]:
     mixture = torch.zeros((), dtype=y.dtype)
     for x in found.values():
         if x.is_floating_point():
-            mixture = mixture + (x * torch.arange(1, x.numel() + 1, dtype=x.dtype).sin().view(x.shape)).sum()
+            share = torch.arange(1, x.numel() + 1, dtype=torch.float64).sin().to(x.dtype)
+            mixture = mixture + (x * share.view(x.shape)).sum()
     leaves = problem.leaves()
     gradients = torch.autograd.grad(mixture, list(leaves.values()), allow_unused=True)
     for (name, x), gradient in zip(leaves.items(), gradients, strict=True):

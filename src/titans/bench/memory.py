@@ -23,6 +23,7 @@ from titans.memory import (
     reference_titans,
 )
 from titans.memory.arguments import MemoryOperation
+from titans.memory.kernels.build import multiplies_bfloat16
 from titans.memory.layer import Backend
 from titans.training.model import best_device
 
@@ -32,7 +33,7 @@ FORMS: dict[str, MemoryOperation] = {
     "reference": reference_titans,
 }
 REFERENCE_TOKENS = 32  # the definition goes token by token through autograd
-LINEAR = ", linear"
+LINEAR, ROUNDED = ", linear", ", bfloat16"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,40 +120,49 @@ def _operation_contest(size: Size, training: bool) -> Contest:
         for chunk in (16, 64)
         for sized in [replace(size, C=chunk, depth=depth)]
     ]
+    rounded = [
+        Contender(
+            name=f"native, chunk {chunk}{ROUNDED}",
+            make=partial(make_operation, "native", replace(size, C=chunk, dtype=torch.bfloat16), training),
+            tokens=size.tokens,
+        )
+        for chunk in (16, 64)
+        if multiplies_bfloat16()
+    ]
     short = replace(size, T=REFERENCE_TOKENS)
     reference = Contender(
         name="reference, chunk 16", make=partial(make_operation, "reference", short, training), tokens=short.tokens
     )
     title = f"operation, {direction(training)}, {size}"
-    return Contest(title=title, base="chunked, chunk 16", contenders=(*contenders, reference))
+    return Contest(title=title, base="chunked, chunk 16", contenders=(*contenders, *rounded, reference))
 
 
 def _layer_contest(size: Size, training: bool, peers: Peers) -> Contest:
-    choices: list[tuple[Backend, int, int]] = [
-        ("native", 16, 2),
-        ("native", 64, 2),
-        ("native", 16, 1),
-        ("chunked", 16, 2),
+    choices: list[tuple[str, Backend, Size]] = [
+        ("native, chunk 16", "native", size),
+        ("native, chunk 64", "native", replace(size, C=64)),
+        (f"native, chunk 16{LINEAR}", "native", replace(size, depth=1)),
+        ("chunked, chunk 16", "chunked", size),
     ]
+    if multiplies_bfloat16():
+        choices.append((f"native, chunk 16{ROUNDED}", "native", replace(size, dtype=torch.bfloat16)))
+        choices.append((f"native, chunk 64{ROUNDED}", "native", replace(size, C=64, dtype=torch.bfloat16)))
     own = [
-        Contender(
-            name=f"{backend}, chunk {chunk}{LINEAR if depth == 1 else ''}",
-            make=partial(make_layer, backend, replace(size, C=chunk, depth=depth), training),
-            tokens=size.tokens,
-        )
-        for backend, chunk, depth in choices
+        Contender(name=name, make=partial(make_layer, backend, sized, training), tokens=size.tokens)
+        for name, backend, sized in choices
     ]
     title = f"layer, {direction(training)}, {size}"
     return Contest(title=title, base="native, chunk 16", contenders=(*own, *peers(size, training)))
 
 
 def make_operation(form: str, size: Size, training: bool) -> Work:
-    """The operation on random queries, keys, values and gates."""
+    """The operation on random queries, keys and values, of the size's dtype, and gates."""
     torch.manual_seed(0)
     operation, inputs, weights, norm = FORMS[form], *_inputs(size)
+    heads, gates = [x.detach().to(size.dtype).requires_grad_() for x in inputs[:3]], inputs[3:]
 
     def forward() -> Tensor:
-        return operation(*inputs, weights, norm, chunk_size=size.C)[0]  # pyright: ignore[reportCallIssue]
+        return operation(*heads, *gates, weights, norm, chunk_size=size.C)[0]  # pyright: ignore[reportCallIssue]
 
     return Work(run=trained(forward) if training else without_gradients(forward))
 

@@ -125,7 +125,7 @@ class NeuralMemory(nn.Module):
             backend = self._fastest(x)
         if backend not in _OPERATIONS:
             raise ValueError(f"backend is {backend!r}; it must be auto, {', '.join(_OPERATIONS)}")
-        if backend == "triton":  # its products are as precise as the projections: bfloat16 in a bfloat16 layer
+        if backend in ("native", "triton"):  # their products are as precise as the projections
             q, k, v = (part.to(projected.dtype) for part in (q, k, v))
         reads, after = _OPERATIONS[backend](
             q,

@@ -32,14 +32,17 @@ class BuildError(Exception):
 
 
 @functools.cache
-def compiled(name: str, dtype: torch.dtype) -> ctypes.CDLL:
+def compiled(name: str, dtype: torch.dtype, *, rounded: bool = False) -> ctypes.CDLL:
     """The compiled kernel of NAME.c for float32 or float64.
+
+    Args:
+        rounded: for float32, with the factors of products in bfloat16 (where `multiplies_bfloat16`).
 
     Raises:
         BuildError: there is no C compiler, or it fails, or there is no place for what it makes.
     """
     compiler = _compiler()
-    command = (*compiler, *_FLAGS, *DTYPES[dtype], str(_FOLDER / f"{name}.c"))
+    command = (*compiler, *_FLAGS, *DTYPES[dtype], *["-DROUNDED"] * rounded, str(_FOLDER / f"{name}.c"))
     try:
         path = _cache() / f"{name}-{hashlib.sha256(_identity(compiler, command)).hexdigest()[:16]}.so"
         if not path.exists():
@@ -65,6 +68,12 @@ def unavailable() -> str | None:
         _log.warning("the compiled kernels are not used, a slower form takes their place: %s", error)
         return str(error)
     return None
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether this processor has the instructions for it that products.h uses."""
+    return "avx512_bf16" in _processor().split()
 
 
 def fields(kind: Any, names: str) -> list[tuple[str, Any]]:
@@ -149,17 +158,21 @@ def _compiler() -> list[str]:
 def _identity(compiler: list[str], command: tuple[str, ...]) -> bytes:
     """What the result depends on: source, compiler, flags and processor (code for one may not run on another)."""
     version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    processor = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
     return b"\0".join(
         [
             *(path.read_bytes() for path in sorted(_FOLDER.glob("*.[ch]"))),
             version,
             " ".join(command).encode(),
-            processor.encode(),
+            _processor().encode(),
         ]
     )
+
+
+def _processor() -> str:
+    """What the processor can do, or at least its name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
 def _cache() -> Path:

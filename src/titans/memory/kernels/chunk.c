@@ -24,6 +24,7 @@ int run(const Call *call, int64_t begin, int64_t end, int backward) {
     if (!block) return 1;
     memset(block, 0, size);
     lay_out(&work, call, block, backward);
+    pack_in(work.packed_a, work.packed_b);
     for (long job = begin; job < end; job++) backward ? backward_row(&work, job) : forward_row(&work, job);
     free(block);
     return 0;

@@ -1,7 +1,8 @@
 """The dual form in C (chunk.c): forward and backward of the whole loop over chunks as one function of autograd.
 
 Keeps the weights and momentum before every `group`th chunk and what the layers made of the queries, and computes
-everything else anew in the backward pass.
+everything else anew in the backward pass. Given bfloat16 it rounds the factors of its products to that where the
+processor has instructions for it; sums, state and all else stay float32.
 Rows and heads are independent and are shared out over torch's threads. For processors; float32 and float64; every
 switch but channel-wise forgetting. Equals `chunk_titans`.
 
@@ -20,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from titans.memory.arguments import Call, memory_operation
 from titans.memory.chunked import open_gates
 from titans.memory.gates import MOMENTUM_SHARE, Gates
-from titans.memory.kernels.build import compiled, fields, run_in_threads, unavailable
+from titans.memory.kernels.build import compiled, fields, multiplies_bfloat16, run_in_threads, unavailable
 from titans.memory.layout import Layout, layout, take
 from titans.memory.networks import MAX_SLOPE, by_layer
 from titans.memory.state import MemoryState
@@ -144,6 +145,7 @@ class _Shape:
         rows, length, heads, head_dim = call.q.shape
         network, position = call.network, call.state.position
         self.depth, self.momentum = network.depth, call.gates.log_eta is not None
+        self.rounded = call.given_dtype == torch.bfloat16 and multiplies_bfloat16()
         self.sizes = {
             "B": rows,
             "T": length,
@@ -201,7 +203,7 @@ class _Native(torch.autograd.Function):
     def forward(ctx: Any, shape: _Shape, differentiable: bool, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         named = shape.name(tensors)
         q: Tensor = named["q"]
-        kernel = compiled("chunk", q.dtype)
+        kernel = compiled("chunk", q.dtype, rounded=shape.rounded)
         results = {
             "y": shape.per_token(q),
             "pending_end": torch.empty_like(shape.pending),
@@ -250,7 +252,8 @@ class _Native(torch.autograd.Function):
         gradients = {name: room(name, x) for name, x in named.items()}
         found = {f"d{name}": x for name, x in gradients.items()}
         arguments = shape.arguments(**named, **ctx.kept, dy=dy.contiguous(), **given, **found)
-        run_in_threads(compiled("chunk", dy.dtype), arguments, dy.shape[0] * dy.shape[2], backward=True)
+        kernel = compiled("chunk", dy.dtype, rounded=shape.rounded)
+        run_in_threads(kernel, arguments, dy.shape[0] * dy.shape[2], backward=True)
         flat = []
         for name, value in gradients.items():
             parts = value if isinstance(value, tuple) else (value,)

@@ -58,6 +58,7 @@ typedef struct {
     real *n, *m, *over_n, *over_m;
     real *x[MAX_LAYERS], *zr[MAX_LAYERS], *rbend[MAX_LAYERS], *scores[MAX_LAYERS], *y, *runit, *rinverse; /* read */
     real *t1, *t2, *t3, *square1, *square2, *square3, *gram, *gram2;
+    real *packed_a, *packed_b;                        /* the factors of a product */
     /* gradients */
     real *dW, *dS, *da[MAX_LAYERS], *de[MAX_LAYERS], *dq, *dv, *dz, *dx, *dgamma, *dbeta;
     real *dkept[MAX_LAYERS], *dcarried[MAX_LAYERS], *dsurvival, *dwrite[MAX_LAYERS], *dpush[MAX_LAYERS];
@@ -123,6 +124,8 @@ static long lay_out(Work *w, const Call *call, real *block, int backward) {
     w->t1 = take(w, widest * P), w->t2 = take(w, widest * P), w->t3 = take(w, w->C * (widest + LANES));
     w->square1 = take(w, P * P), w->square2 = take(w, P * P), w->square3 = take(w, P * P);
     w->gram = take(w, widest * widest), w->gram2 = take(w, widest * widest);
+    long room = packed_room(widest > P ? widest : P);
+    w->packed_a = take(w, room), w->packed_b = take(w, room);
     if (backward) {
         w->dW = take(w, w->state), w->dS = w->dW + w->matrices;
         w->dq = take(w, w->d * P), w->dv = take(w, w->d * P), w->dz = take(w, widest * P), w->dx = take(w, widest * P);
