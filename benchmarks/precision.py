@@ -44,13 +44,13 @@ def read(dtype: torch.dtype, tokens: int, d: int, hidden: int, chunk: int) -> di
     state: MemoryState | None = None
     found, y = {}, torch.empty(0)
     for number, piece in enumerate(pieces(tokens, d)):
-        heads = [x.to(dtype).requires_grad_(number == 0) for x in piece[:3]]
-        gates = [x.to(working) for x in piece[3:]]
+        q, k, v = (x.to(dtype).requires_grad_(number == 0) for x in piece[:3])
+        g, log_eta, theta = (x.to(working) for x in piece[3:])
         y, state = native_titans(
-            *heads, *gates, weights, norm, chunk_size=chunk, initial_state=state, output_final_state=True
+            q, k, v, g, log_eta, theta, weights, norm, chunk_size=chunk, initial_state=state, output_final_state=True
         )
         if number == 0:
-            gradients = torch.autograd.grad(y.to(working).square().sum(), heads)
+            gradients = torch.autograd.grad(y.to(working).square().sum(), (q, k, v))
             found["gradients"] = torch.cat([x.double().flatten() for x in gradients])
             state = state and state.detach()
     assert state is not None
