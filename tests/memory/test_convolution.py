@@ -107,10 +107,14 @@ def test_the_tail_keeps_its_precision():
     assert y.dtype == tail.dtype == torch.float32
 
 
-def test_keys_begin_one_token_behind_queries_and_values():
+def test_keys_begin_one_token_behind_queries_which_begin_at_one_of_the_last_tokens():
     weight = convolution_weight(CHANNELS, 4)
     assert weight.shape == (3 * CHANNELS, 4)
     assert weight.abs().argmax(1).view(3, CHANNELS).tolist() == [[0] * CHANNELS, [1] * CHANNELS, [0] * CHANNELS]
+    queries, keys, values = convolution_weight(8, 4, 3).abs().argmax(1).view(3, 8).tolist()
+    assert queries == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert keys == [1, 2, 3, 1, 2, 3, 1, 2]
+    assert values == [0] * 8
     assert (convolution_weight(CHANNELS, 1).abs() > 0.5).all()
 
 

@@ -36,6 +36,7 @@ def token_by_token(module: SlidingWindowAttention, x: Tensor, documents: list[li
         if module.persistent is not None:
             _, pk, pv = module.project_qkv(module.persistent).chunk(3, -1)
             persistent_k, persistent_v = (p.unflatten(-1, (heads, -1)) for p in (pk, pv))
+            persistent_k = persistent_k * torch.tensor([0, 0, 1, 1, 0, 0, 1, 1])  # pairs (i, i + 4), two of them turned
         for i, t in enumerate(document):
             seen = slice(max(0, i - window + 1), i + 1)
             keys = torch.cat([persistent_k, k[0, seen]])  # [S, H, d]
@@ -108,6 +109,17 @@ def test_each_token_lies_in_the_slot_of_its_position(attention, window, steps):
             keys[row, position[row, t] % window], values[row, position[row, t] % window] = k[row, t], v[row, t]
     torch.testing.assert_close(state.keys, keys, rtol=0, atol=1e-12)
     torch.testing.assert_close(state.values, values, rtol=0, atol=1e-12)
+
+
+def test_only_what_the_window_holds_counts_and_not_where_it_lies(new_config):
+    config = new_config(variant="attention", window_size=5, num_persistent_tokens=3)
+    module = SlidingWindowAttention(config).double().requires_grad_(False)
+    assert module.persistent is not None
+    module.persistent.mul_(10)
+    x, state = torch.randn(1, 20, 16, dtype=torch.float64), module.begin(1, config, torch.zeros(1, dtype=torch.float64))
+    found = [module(x, state, start + torch.arange(20).unsqueeze(0), None, None)[0] for start in (0, 1000, 2_000_000)]
+    for y in found[1:]:
+        torch.testing.assert_close(y[:, 8:], found[0][:, 8:], rtol=0, atol=1e-8)
 
 
 def test_rotation_depends_on_the_distance_only():

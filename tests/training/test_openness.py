@@ -33,8 +33,8 @@ def gates_of(model: nn.Module) -> list[GateProjections]:
 
 
 @pytest.mark.parametrize("variant", ["mac", "mag", "mal", "lmm"])
-@pytest.mark.parametrize(("alpha", "counts"), [(0.0, 0.0), (0.05, 0.5), (0.1, 1.0), (0.9, 1.0)])
-def test_openness_is_theta_and_alpha_each_up_to_a_tenth(variant: str, alpha: float, counts: float) -> None:
+@pytest.mark.parametrize(("alpha", "counts"), [(0.0, 0.0), (0.01, 0.15019), (0.1, 0.51957), (0.9, 0.97741)])
+def test_openness_is_theta_up_to_a_tenth_and_the_logarithm_of_alpha(variant: str, alpha: float, counts: float) -> None:
     model = TitansLM(CONFIG.replace(variant=variant))
     first, second = gates_of(model)
     for gates in (first, second):
@@ -47,7 +47,7 @@ def test_openness_is_theta_and_alpha_each_up_to_a_tenth(variant: str, alpha: flo
         assert openness().item() == pytest.approx((0.2 + 1) / 2 + counts, abs=1e-5)
 
 
-def test_its_gradient_reaches_gates_that_are_nearly_shut_and_not_those_open_on_purpose() -> None:
+def test_its_gradient_reaches_all_but_step_gates_that_are_open_on_purpose() -> None:
     model = TitansLM(CONFIG)
     first, second = gates_of(model)
     for gates, opened in ((first, 0.05), (second, 0.5)):
@@ -59,9 +59,10 @@ def test_its_gradient_reaches_gates_that_are_nearly_shut_and_not_those_open_on_p
         openness().backward()
     slopes = {name: x.grad for name, x in model.named_parameters() if x.grad is not None}
     assert (slopes["blocks.0.mixer.memory.gates.step.bias"] > 0).all()
-    assert (slopes["blocks.0.mixer.memory.gates.forget.bias"] > 0).all()
     assert (slopes["blocks.1.mixer.memory.gates.step.bias"] == 0).all()
-    assert (slopes["blocks.1.mixer.memory.gates.forget.bias"] == 0).all()
+    nearly, half = (slopes[f"blocks.{n}.mixer.memory.gates.forget.bias"] for n in (0, 1))
+    assert (nearly > 0).all()
+    assert (half > 0).all()
 
 
 def test_nothing_is_watched_afterwards_even_if_the_model_fails() -> None:

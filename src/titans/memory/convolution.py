@@ -9,15 +9,18 @@ from titans.memory.kernels.short_convolution import SUM_ALONE, Finish, native_co
 from titans.memory.layout import compact, take
 
 
-def convolution_weight(channels: int, size: int) -> nn.Parameter:
+def convolution_weight(channels: int, size: int, contexts: int = 1) -> nn.Parameter:
     """Taps of the convolution of q, k and v together [3 channels, size], newest first.
 
-    Queries and values start close to the current token and keys close to the one before: what is associated, from the
-    first step on, is a token with its successor. With random taps this has to be found by chance (docs/lab-log.md).
+    Values start close to the current token, queries close to one of the last `contexts` tokens, by turns from channel to
+    channel, and keys one token before the queries: what is associated, from the first step on, is the last few tokens
+    with the one that follows them. With random taps this has to be found by chance (docs/lab-log.md).
     """
     weight = 0.1 * torch.empty(3, channels, size).uniform_(-1, 1)
-    for part, tap in enumerate((0, min(1, size - 1), 0)):
-        weight[part, :, tap] += 1
+    channel = torch.arange(channels)
+    query = channel % max(1, min(contexts, size - 1))
+    for part, tap in enumerate((query, (query + 1).clamp_max(size - 1), 0 * query)):
+        weight[part, channel, tap] += 1
     return nn.Parameter(weight.flatten(0, 1))
 
 

@@ -58,7 +58,8 @@ class NeuralMemory(nn.Module):
         self.network = MemoryNetwork.from_config(config, head_dim)
 
         self.project_qkv = nn.Linear(dim, 3 * dim, bias=False)  # W_Q, W_K, W_V
-        self.conv_weight = convolution_weight(dim, config.conv_size) if config.convolution else None
+        size = config.conv_size
+        self.conv_weight = convolution_weight(dim, size, size - 1) if config.convolution else None
         self.gates = GateProjections(dim, config, self.network)
         tie_keys_to_queries(self.project_qkv)
         scales = [1.0] * (config.depth - 1) + [0.0 if config.depth == 1 else LAST_LAYER_SCALE]

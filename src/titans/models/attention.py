@@ -76,10 +76,16 @@ class Attention(nn.Module):
         return rotate(k, *angles), v
 
     def project_persistent(self, weight: Tensor) -> list[Tensor]:
-        """Keys and values [1, P, H, d] of the persistent tokens, which have no position; weight: `context_weight`."""
+        """Keys and values [1, P, H, d] of the persistent tokens; weight: `context_weight`.
+
+        They have no position, so their keys are zero in all channels that a query is turned in: seen through those, what
+        is found at position 1,000,000 would be another thing than what training saw at position 1,000.
+        """
         persistent = weight.new_zeros(0, weight.shape[1]) if self.persistent is None else self.persistent
         parts = F.linear(persistent.to(weight.dtype), weight).chunk(2, -1)
-        return [part.unflatten(-1, (self.num_heads, -1)).unsqueeze(0) for part in parts]
+        k, v = (part.unflatten(-1, (self.num_heads, -1)).unsqueeze(0) for part in parts)
+        pair = torch.arange(k.shape[-1], device=k.device) % (k.shape[-1] // 2)
+        return [k.masked_fill(pair < turned_pairs(k.shape[-1]), 0), v]
 
     def attend(self, q: Tensor, keys: list[Tensor], values: list[Tensor], visible: Tensor) -> Tensor:
         """Softmax attention with the persistent tokens always visible.
@@ -172,7 +178,16 @@ def convolution_tail(rows: int, config: TitansConfig, channels: int, like: Tenso
 
 
 def rotary_angles(position: Tensor, head_dim: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin [B, T, 1, d / 2] of the rotary embedding, exact at any position: angles are taken in float64."""
-    frequency = base ** (-torch.arange(0, head_dim, 2, device=position.device, dtype=torch.float64) / head_dim)
-    angle = position.double()[:, :, None, None] * frequency
+    """cos and sin [B, T, 1, d / 2] of the rotary embedding, exact at any position: angles are taken in float64.
+
+    The second half of the pairs is never turned (`turned_pairs`): what has no position is seen through these.
+    """
+    turned, pairs = turned_pairs(head_dim), head_dim // 2
+    frequency = base ** (-torch.arange(turned, device=position.device, dtype=torch.float64) / turned)
+    angle = position.double()[:, :, None, None] * F.pad(frequency, (0, pairs - turned))
     return angle.cos(), angle.sin()
+
+
+def turned_pairs(head_dim: int) -> int:
+    """How many of the d / 2 pairs of channels, (i, i + d / 2) for the first i, the rotary embedding turns."""
+    return (head_dim // 2 + 1) // 2
