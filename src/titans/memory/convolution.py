@@ -12,9 +12,9 @@ from titans.memory.layout import compact, take
 def convolution_weight(channels: int, size: int, contexts: int = 1) -> nn.Parameter:
     """Taps of the convolution of q, k and v together [3 channels, size], newest first.
 
-    Values start close to the current token, queries close to one of the last `contexts` tokens, by turns from channel to
-    channel, and keys one token before the queries: what is associated, from the first step on, is the last few tokens
-    with the one that follows them. With random taps this has to be found by chance (docs/lab-log.md).
+    Values start close to the current token, queries close to one of the last `contexts` tokens, by turns from channel
+    to channel, and keys one token before the queries: what is associated, from the first step on, is the last few
+    tokens with the one that follows them. With random taps this has to be found by chance (docs/lab-log.md).
     """
     weight = 0.1 * torch.empty(3, channels, size).uniform_(-1, 1)
     channel = torch.arange(channels)

@@ -78,8 +78,8 @@ class Attention(nn.Module):
     def project_persistent(self, weight: Tensor) -> list[Tensor]:
         """Keys and values [1, P, H, d] of the persistent tokens; weight: `context_weight`.
 
-        They have no position, so their keys are zero in all channels that a query is turned in: seen through those, what
-        is found at position 1,000,000 would be another thing than what training saw at position 1,000.
+        They have no position, so their keys are zero in all channels that a query is turned in: seen through those,
+        what is found at position 1,000,000 would be another thing than what training saw at position 1,000.
         """
         persistent = weight.new_zeros(0, weight.shape[1]) if self.persistent is None else self.persistent
         parts = F.linear(persistent.to(weight.dtype), weight).chunk(2, -1)

@@ -19,8 +19,8 @@ from titans.training.model import StatefulModel
 LEAK = 0.1
 """A step gate further open than this is open on purpose and pays no more for it."""
 TRACE = 0.01
-"""The scale on which what forgetting costs rises fastest. Every forget gate pays, an open one little more than one that
-is half open: one token in two hundred that forgets a fifth is nothing in training and everything after 16,000 tokens."""
+"""The scale on which what forgetting costs rises fastest. Every forget gate pays, an open one little more than one
+that is half open: one token in two hundred that forgets a fifth is nothing in training, and all after 16,000 tokens."""
 
 
 def _writing(gate: Tensor) -> Tensor:
