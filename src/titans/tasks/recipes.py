@@ -12,7 +12,6 @@ from titans.memory.config import MemoryConfig
 from titans.models.config import TitansConfig
 from titans.tasks.batches import Countable, InStages, Lengths, SampleBatches
 from titans.tasks.filler import Filler
-from titans.tasks.mqar import MQAR
 from titans.tasks.needles import needles
 from titans.tasks.pass_keys import PassKeys
 from titans.tasks.sample import Mixed, Task
@@ -72,12 +71,6 @@ def _needles(documents: Sequence[TokenDocument], settings: TrainConfig) -> Count
     return _stages(settings, (keys, 512, 0.08), (kinds, 1024, 0.25), (kinds, 4096, 0.67), text_weight=0.05)
 
 
-def _mqar(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
-    """4 to 32 pairs, the queries near and far."""
-    pairs = Mixed(tuple(MQAR(num_pairs=number) for number in (4, 8, 16, 32)))
-    return _stages(settings, (pairs, 256, 1.0))
-
-
 def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
     """Words of 2 to 32 bits."""
     return SampleBatches(parity(), Lengths(shortest=2, longest=32), settings.batch_size, settings.length, settings.seed)
@@ -129,12 +122,6 @@ RECIPES = {
         settings=TrainConfig(steps=8000, batch_size=4, length=512, learning_rate=2e-3, gate_penalty=0.02),
         source=_needles,
         reads_text=True,
-    ),
-    "mqar": Recipe(
-        purpose="the values of 4 to 32 keys, each asked for once, in up to 256 tokens (Zoology)",
-        config=_SMALL.replace(vocab_size=8192),
-        settings=TrainConfig(steps=2000, batch_size=16, length=256, learning_rate=2e-3),
-        source=_mqar,
     ),
     "parity": Recipe(
         purpose="whether the number of ones so far is odd: words of up to 32 bits",
