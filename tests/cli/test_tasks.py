@@ -13,6 +13,8 @@ from titans.cli.main import main
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.report.results import Results, read_results, write_results
+from titans.tasks.recipes import recipe
+from titans.training.config import TrainConfig
 
 QUICK = ("--recipe", "needles", "--steps", "3", "--batch-size", "1", "--length", "256", "--save-every", "1")
 
@@ -56,7 +58,9 @@ def test_a_recipe_is_trained_and_gone_on_with(tmp_path, text, capsys, monkeypatc
 def test_settings_from_the_command_line_come_before_the_recipes(tmp_path, text, capsys):
     assert run("train", *QUICK, "--text", text, "--out", tmp_path / "run", "--variant", "lmm", "--seed", 3) == 0
     settings = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())["config"]
-    assert (settings["steps"], settings["seed"], settings["learning_rate"]) == (3, 3, 3e-3)
+    rate = recipe("needles").settings.learning_rate
+    assert (settings["steps"], settings["seed"], settings["learning_rate"]) == (3, 3, rate)
+    assert rate != TrainConfig().learning_rate
     assert load_model(tmp_path / "run").config.variant == "lmm"
     capsys.readouterr()
 
@@ -77,7 +81,7 @@ def test_a_recipe_without_text_looks_for_none(tmp_path, text, capsys, monkeypatc
 @pytest.mark.parametrize("name", ["llama-swa", "gated-delta"])
 def test_a_baseline_in_the_place_of_ours(name, tmp_path, text, capsys):
     assert run("train", *QUICK, "--text", text, "--out", tmp_path / "run", "--baseline", name) == 0
-    model, ours = load_model(tmp_path / "run"), TitansLM(TitansConfig(dim=64, num_layers=2, num_heads=2))
+    model, ours = load_model(tmp_path / "run"), TitansLM(recipe("needles").config)
     assert isinstance(model, BaselineLM)
     assert abs(model.num_parameters - ours.num_parameters) < 0.25 * ours.num_parameters
     assert run("eval", "needles", "--checkpoint", tmp_path / "run", "--length", 400, "--samples", 1) == 0
