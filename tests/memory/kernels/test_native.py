@@ -71,7 +71,7 @@ def test_bfloat16_is_as_close_as_its_products(depth, head_dim, length, chunk, ne
         want = expected[name]
         # A product's operands are off by up to 2^-9 of their size each, and results of one are operands of the next.
         assert not want.numel() or (got - want).double().norm() <= 2**-5 * want.double().norm().clamp_min(1e-2), name
-        differs |= got.dtype == want.dtype and not torch.equal(got, want)
+        differs |= name.startswith("state.weights") and not torch.equal(got, want)
     assert differs == build.multiplies_bfloat16()
 
 
