@@ -114,6 +114,18 @@ class Problem:
         weights = tuple(weight.detach().float() for weight in self.weights)
         return replace(self, **fields, norm=norm, weights=weights, state=state)
 
+    def rounded(self) -> tuple["Problem", "Problem"]:
+        """In single precision with q, k and v in bfloat16, and the same numbers in float32, both with gradients."""
+        single = self.float()
+        halves = {name: getattr(single, name).bfloat16() for name in ("q", "k", "v")}
+        pair = replace(single, **halves), replace(single, **{name: x.float() for name, x in halves.items()})
+        for problem in pair:
+            gates = (problem.g, problem.log_eta, problem.theta)
+            for x in (problem.q, problem.k, problem.v, *gates, *problem.weights):
+                if x is not None:
+                    x.requires_grad_()
+        return pair
+
     def leaves(self) -> dict[str, Tensor]:
         """Everything that a gradient can be asked of."""
         named = {name: getattr(self, name) for name in ("q", "k", "v", "g", "log_eta", "theta")}

@@ -107,49 +107,46 @@ def direction(training: bool) -> str:
     return "forward + backward" if training else "forward"
 
 
+def label(form: str, size: Size) -> str:
+    """A contender's name: the form, and what of a size is not in the contest's title."""
+    linear, rounded = LINEAR if size.depth == 1 else "", ROUNDED if size.dtype == torch.bfloat16 else ""
+    return f"{form}, chunk {size.C}{linear}{rounded}"
+
+
+def _in_bfloat16(size: Size) -> list[Size]:
+    """The size in chunks of 16 and 64 where the processor multiplies bfloat16."""
+    return [replace(size, C=chunk, dtype=torch.bfloat16) for chunk in (16, 64) if multiplies_bfloat16()]
+
+
 def _operation_contest(size: Size, training: bool) -> Contest:
+    sizes = [replace(size, C=chunk, depth=depth) for depth in (2, 1) for chunk in (16, 64)]
+    rounded = _in_bfloat16(size)
+    short = replace(size, T=REFERENCE_TOKENS)
+    forms = [*(("native", each) for each in sizes), *(("chunked", each) for each in sizes)]
     contenders = [
         Contender(
-            name=f"{form}, chunk {chunk}{LINEAR if depth == 1 else ''}",
+            name=label(form, sized),
             make=partial(make_operation, form, sized, training),
             tokens=sized.tokens,
-            flops=flops(sized, training),
+            flops=flops(sized, training) if sized in sizes else None,
         )
-        for form in ("native", "chunked")
-        for depth in (2, 1)
-        for chunk in (16, 64)
-        for sized in [replace(size, C=chunk, depth=depth)]
+        for form, sized in (*forms, *(("native", each) for each in rounded), ("reference", short))
     ]
-    rounded = [
-        Contender(
-            name=f"native, chunk {chunk}{ROUNDED}",
-            make=partial(make_operation, "native", replace(size, C=chunk, dtype=torch.bfloat16), training),
-            tokens=size.tokens,
-        )
-        for chunk in (16, 64)
-        if multiplies_bfloat16()
-    ]
-    short = replace(size, T=REFERENCE_TOKENS)
-    reference = Contender(
-        name="reference, chunk 16", make=partial(make_operation, "reference", short, training), tokens=short.tokens
-    )
     title = f"operation, {direction(training)}, {size}"
-    return Contest(title=title, base="chunked, chunk 16", contenders=(*contenders, *rounded, reference))
+    return Contest(title=title, base="chunked, chunk 16", contenders=tuple(contenders))
 
 
 def _layer_contest(size: Size, training: bool, peers: Peers) -> Contest:
-    choices: list[tuple[str, Backend, Size]] = [
-        ("native, chunk 16", "native", size),
-        ("native, chunk 64", "native", replace(size, C=64)),
-        (f"native, chunk 16{LINEAR}", "native", replace(size, depth=1)),
-        ("chunked, chunk 16", "chunked", size),
+    choices: list[tuple[Backend, Size]] = [
+        ("native", size),
+        ("native", replace(size, C=64)),
+        ("native", replace(size, depth=1)),
+        ("chunked", size),
+        *(("native", each) for each in _in_bfloat16(size)),
     ]
-    if multiplies_bfloat16():
-        choices.append((f"native, chunk 16{ROUNDED}", "native", replace(size, dtype=torch.bfloat16)))
-        choices.append((f"native, chunk 64{ROUNDED}", "native", replace(size, C=64, dtype=torch.bfloat16)))
     own = [
-        Contender(name=name, make=partial(make_layer, backend, sized, training), tokens=size.tokens)
-        for name, backend, sized in choices
+        Contender(name=label(backend, sized), make=partial(make_layer, backend, sized, training), tokens=size.tokens)
+        for backend, sized in choices
     ]
     title = f"layer, {direction(training)}, {size}"
     return Contest(title=title, base="native, chunk 16", contenders=(*own, *peers(size, training)))

@@ -19,7 +19,7 @@ def convolution_weight(channels: int, size: int, contexts: int = 1) -> nn.Parame
     weight = 0.1 * torch.empty(3, channels, size).uniform_(-1, 1)
     channel = torch.arange(channels)
     query = channel % max(1, min(contexts, size - 1))
-    for part, tap in enumerate((query, (query + 1).clamp_max(size - 1), 0 * query)):
+    for part, tap in enumerate((query, (query + 1).clamp_max(size - 1), torch.zeros_like(query))):
         weight[part, channel, tap] += 1
     return nn.Parameter(weight.flatten(0, 1))
 

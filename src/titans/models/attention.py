@@ -19,6 +19,8 @@ from titans.models.token import Token
 class Attention(nn.Module):
     """Projections that all variants share: q, k, v with convolution and rotary positions, persistent tokens, output."""
 
+    turned: Tensor
+
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
         self.num_heads, self.rope_base, self.window = config.num_heads, config.rope_base, config.window_size
@@ -29,6 +31,9 @@ class Attention(nn.Module):
         self.project_out = nn.Linear(dim, dim, bias=False)
         persistent = config.num_persistent_tokens
         self.persistent = nn.Parameter(torch.randn(persistent, dim)) if persistent else None
+        half = dim // self.num_heads // 2
+        turned = (torch.arange(half) < turned_pairs(2 * half)).repeat(2)  # which channels of a head a position turns
+        self.register_buffer("turned", turned, persistent=False)
 
     def project(
         self, x: Tensor, tail: Tensor, position: Tensor, mask: Tensor | None, reset: Tensor | None
@@ -84,8 +89,7 @@ class Attention(nn.Module):
         persistent = weight.new_zeros(0, weight.shape[1]) if self.persistent is None else self.persistent
         parts = F.linear(persistent.to(weight.dtype), weight).chunk(2, -1)
         k, v = (part.unflatten(-1, (self.num_heads, -1)).unsqueeze(0) for part in parts)
-        pair = torch.arange(k.shape[-1], device=k.device) % (k.shape[-1] // 2)
-        return [k.masked_fill(pair < turned_pairs(k.shape[-1]), 0), v]
+        return [k.masked_fill(self.turned, 0), v]
 
     def attend(self, q: Tensor, keys: list[Tensor], values: list[Tensor], visible: Tensor) -> Tensor:
         """Softmax attention with the persistent tokens always visible.

@@ -3,7 +3,6 @@
 import ctypes
 import subprocess
 import sys
-from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -59,12 +58,8 @@ def test_single_precision_is_close_to_double(depth, activation, new_case, new_pr
 @pytest.mark.parametrize("head_dim", [3, 16, 40])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_bfloat16_is_as_close_as_its_products(depth, head_dim, length, chunk, new_case, new_problem, answer):
-    problem = new_problem(new_case(length, chunk, depth=depth, heads=2, head_dim=head_dim, before=5)).float()
-    leaves = (problem.q, problem.k, problem.v, problem.g, problem.log_eta, problem.theta, *problem.weights)
-    rounded = replace(problem, q=problem.q.bfloat16(), k=problem.k.bfloat16(), v=problem.v.bfloat16())
-    exact = replace(problem, q=rounded.q.float(), k=rounded.k.float(), v=rounded.v.float())
-    for x in (*leaves, rounded.q, rounded.k, rounded.v, exact.q, exact.k, exact.v):
-        x.requires_grad_()
+    case = new_case(length, chunk, depth=depth, heads=2, head_dim=head_dim, before=5)
+    rounded, exact = new_problem(case).rounded()
     expected = answer(native_titans, exact)
     differs = False
     for name, got in answer(native_titans, rounded).items():

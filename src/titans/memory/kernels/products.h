@@ -30,7 +30,6 @@ static void pack_in(real *a, real *b) {}
 static long packed_room(long widest) { return 0; }
 #endif
 
-
 /* What is needed of a product p[m][n] = sum_k a[m][k] b[k][n] where tokens only see the past, in whole strips of columns:
    all of it; p for m <= n; p where b[k][n] = 0 for k > n; p where b[k][n] = 0 for k < n; p for m <= n where b[k][n] = 0 for
    k > n. What is not needed is left as it is, what is zero is not read. */
@@ -100,24 +99,25 @@ static void multiply(Epilogue to, real *out, long ldo, const factor *a, long am,
 }
 
 #if PAIRS == 2
+/* The first n numbers, zero after them. */
+INLINE __m512 load_some(const real *x, long n) {
+    return _mm512_maskz_loadu_ps(n < LANES ? (__mmask16)((1 << n) - 1) : 0xffff, x);
+}
+
 /* The numbers of two rows in turn, [n] each: pairs where they are the same column of rows k and k + 1. */
 INLINE void pack_rows(factor *to, const real *row, const real *next, long n) {
     const __m512i in_turn = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5,
                                              20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     for (long i = 0; i < n; i += LANES) {
-        __mmask16 some = n - i < LANES ? (__mmask16)((1 << (n - i)) - 1) : 0xffff;
-        __m512 x = _mm512_maskz_loadu_ps(some, row + i);
-        __m512 y = next ? _mm512_maskz_loadu_ps(some, next + i) : _mm512_setzero_ps();
+        __m512 x = load_some(row + i, n - i), y = next ? load_some(next + i, n - i) : _mm512_setzero_ps();
         _mm512_storeu_si512(to + i, _mm512_permutexvar_epi16(in_turn, (__m512i)_mm512_cvtne2ps_pbh(y, x)));
     }
 }
 
 /* One row's numbers as they are: pairs where k runs along the row. */
 INLINE void pack_row(factor *to, const real *row, long n) {
-    for (long i = 0; i < n; i += LANES) {
-        __mmask16 some = n - i < LANES ? (__mmask16)((1 << (n - i)) - 1) : 0xffff;
-        _mm256_storeu_si256((__m256i *)(to + i / PAIRS), (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(some, row + i)));
-    }
+    for (long i = 0; i < n; i += LANES)
+        _mm256_storeu_si256((__m256i *)(to + i / PAIRS), (__m256i)_mm512_cvtneps_pbh(load_some(row + i, n - i)));
 }
 
 static void product_to(Epilogue to, real *out, long ldo, const real *a, long am, long ak, const real *b, long ldb, long M,
