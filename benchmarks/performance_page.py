@@ -29,7 +29,6 @@ contenders took turns.
   an optimiser's moments and the libraries' buffers are.
 - **Forward + backward** is the outputs' sum and its gradients, those of the input included. A **training step** is
   forward pass, loss, backward pass, clipping and AdamW, the same for all.
-- Tables of 2026-11-26 are of a processor with AVX-512 (Zen 4), those of 2026-11-25 of one without (Zen 3).
 - float32 (bfloat16 on a GPU), random inputs, freshly initialised weights. Nothing here says how well a model learns.
 - *bfloat16*, where the processor multiplies it: an operation given queries, keys and values in bfloat16 rounds the
   factors of its products to it and keeps sums, state and all else in float32; a layer has its weights in bfloat16, also

@@ -33,18 +33,23 @@ def gates_of(model: nn.Module) -> list[GateProjections]:
 
 
 @pytest.mark.parametrize("variant", ["mac", "mag", "mal", "lmm"])
-@pytest.mark.parametrize(("alpha", "counts"), [(0.0, 0.0), (0.01, 0.15019), (0.1, 0.51957), (0.9, 0.97741)])
-def test_openness_is_theta_up_to_a_tenth_and_the_logarithm_of_alpha(variant: str, alpha: float, counts: float) -> None:
+@pytest.mark.parametrize(("alpha", "forgetting"), [(0.0, 0.0), (0.01, 0.15019), (0.1, 0.51957), (0.9, 0.97741)])
+@pytest.mark.parametrize(("eta", "carrying"), [(0.5, 0.10018), (0.99, 0.65292), (0.99999, 0.99856)])
+def test_openness_is_theta_up_to_a_tenth_and_logarithms_of_alpha_and_of_what_momentum_carries(
+    variant: str, alpha: float, forgetting: float, eta: float, carrying: float
+) -> None:
     model = TitansLM(CONFIG.replace(variant=variant))
     first, second = gates_of(model)
     for gates in (first, second):
         assert gates.forget is not None
+        assert gates.momentum is not None
         set_gate(gates.forget, alpha, FORGET_MARGIN)
+        set_gate(gates.momentum, eta, 0.0)
     set_gate(first.step, 0.02, STEP_MARGIN)
     set_gate(second.step, 0.8, STEP_MARGIN)
     with watched(model) as openness:
         model(TOKENS)
-        assert openness().item() == pytest.approx((0.2 + 1) / 2 + counts, abs=1e-5)
+        assert openness().item() == pytest.approx((0.2 + 1) / 2 + forgetting + carrying, abs=1e-4)
 
 
 def test_its_gradient_reaches_all_but_step_gates_that_are_open_on_purpose() -> None:
@@ -63,6 +68,7 @@ def test_its_gradient_reaches_all_but_step_gates_that_are_open_on_purpose() -> N
     nearly, half = (slopes[f"blocks.{n}.mixer.memory.gates.forget.bias"] for n in (0, 1))
     assert (nearly > 0).all()
     assert (half > 0).all()
+    assert (slopes["blocks.0.mixer.memory.gates.momentum.bias"] > 0).all()
 
 
 def test_nothing_is_watched_afterwards_even_if_the_model_fails() -> None:
@@ -75,8 +81,9 @@ def test_nothing_is_watched_afterwards_even_if_the_model_fails() -> None:
 def test_a_model_without_memories_or_forgetting_has_only_what_it_has() -> None:
     control = TitansLM(CONFIG.replace(variant="attention"))
     keeping = TitansLM(CONFIG.replace(memory=MemoryConfig(num_heads=2, forgetting=False)))
+    passing = TitansLM(CONFIG.replace(memory=MemoryConfig(num_heads=2, momentum=False)))
     llama = BaselineLM(BaselineConfig(name="llama", dim=16, num_layers=1, num_heads=2))
-    for model, most in ((control, 0), (llama, 0), (keeping, 1)):
+    for model, most in ((control, 0), (llama, 0), (keeping, 2), (passing, 2)):
         with watched(model) as openness:
             model(TOKENS)
             assert 0 <= openness().item() <= most

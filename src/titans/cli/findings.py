@@ -190,10 +190,12 @@ def _mean_recall(recall: Recall, model: str) -> float:
 
 
 def _processor() -> str:
+    """Its name and the widest vectors that torch uses on it: two kinds can have one name."""
     info = Path("/proc/cpuinfo")
     names = (
         [line.partition(":")[2] for line in info.read_text().splitlines() if line.startswith("model name")]
         if (info.exists())
         else []
     )
-    return names[0].strip() if names else platform.processor() or platform.machine()
+    name = names[0].strip() if names else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
