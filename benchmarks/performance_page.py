@@ -87,10 +87,10 @@ Where an aim is hard to reach:
 - **Chunks of 16.** The step-size guard's bound on the spectral norm is itself a product: a quarter as many operations
   as are counted, and left out of the count.
 - **MAC.** Its segments are read one after the other, 64 tokens at a time in the whole batch: products too small to be
-  fast, and too little work to share out over threads. Eight times the script would be 1.43 times the control; with its
-  matrix products and the memory's kernel alone beside what the control does, MAC comes to 1.37 to 1.46 times ([lab
-  log](lab-log.md), "what MAC's step is made of"). It has fewer parameters than the script's model, in equally many
-  blocks of equal width."""
+  fast, and too little work to share out over threads. Its matrix products and the memory's kernel alone, beside what
+  the control does, come to 1.37 to 1.46 times the control's step ([lab log](lab-log.md), "what MAC's step is made
+  of"); an eighth of the script's step is about as much on two threads. It has fewer parameters than the script's
+  model, in equally many blocks of equal width."""
 
 _ON_A_GPU = "## On a GPU"
 _NOT_MEASURED = f"""{_ON_A_GPU}
