@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titans.memory.convolution import causal_convolution, convolution_weight, tie_keys_to_queries
+from titans.memory.convolution import causal_convolution, convolution_weight, tie_keys_to_queries, tie_output_to_values
 from titans.memory.layout import document_positions
 
 CHANNELS = 6
@@ -126,3 +126,13 @@ def test_keys_are_tied_to_queries_at_the_start_only():
     assert torch.equal(q, k)
     assert torch.equal(v, value)
     assert projection.weight.requires_grad
+
+
+def test_the_output_begins_as_the_values_turned_round():
+    projection, output = nn.Linear(CHANNELS, 3 * CHANNELS, bias=False), nn.Linear(CHANNELS, CHANNELS, bias=False)
+    before = projection.weight.clone()
+    tie_output_to_values(output, projection)
+    assert torch.equal(output.weight, projection.weight[2 * CHANNELS :].T)
+    assert torch.equal(projection.weight, before)
+    assert output.weight.requires_grad
+    assert output.weight.data_ptr() != projection.weight[2 * CHANNELS :].data_ptr()

@@ -31,6 +31,14 @@ def tie_keys_to_queries(projection: nn.Linear) -> None:
         projection.weight[dim : 2 * dim] = projection.weight[:dim]
 
 
+def tie_output_to_values(output: nn.Linear, projection: nn.Linear) -> None:
+    """Starts the output projection as the value projection turned round, so that what is read back resembles the token
+    that was written from the first step on. With random ones this has to be found by chance (docs/lab-log.md)."""
+    dim = projection.in_features
+    with torch.no_grad():
+        output.weight.copy_(projection.weight[2 * dim :].T)
+
+
 def _convolve(joined: Tensor, weight: Tensor, position: Tensor | None) -> Tensor:
     """The sum over the taps; joined: [B, size - 1 + T, channels]."""
     size = weight.shape[1]

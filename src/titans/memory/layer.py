@@ -11,7 +11,13 @@ from titans.errors import NonFiniteError
 from titans.memory.arguments import MemoryOperation, check_shapes
 from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig
-from titans.memory.convolution import causal_convolution, convolution_weight, finished, tie_keys_to_queries
+from titans.memory.convolution import (
+    causal_convolution,
+    convolution_weight,
+    finished,
+    tie_keys_to_queries,
+    tie_output_to_values,
+)
 from titans.memory.gates import FORGET_MARGIN, MAX_FORGET, STEP_MARGIN
 from titans.memory.kernels import gpu
 from titans.memory.kernels.native import native_titans, unsupported
@@ -71,8 +77,10 @@ class NeuralMemory(nn.Module):
         self.norm_weight = nn.Parameter(torch.full((heads, head_dim), 0.5)) if deep else None
         self.norm_bias = nn.Parameter(torch.zeros(heads, head_dim)) if deep else None
         self.output_norm = RMSNorm(head_dim, eps=OUTPUT_EPSILON)
-        self.output_gate = nn.Linear(dim, dim, bias=False)
+        self.output_gate = nn.Linear(dim, dim)
+        nn.init.ones_(self.output_gate.bias)  # lets through at first what is read; around 0 SiLU would drown it
         self.project_out = nn.Linear(dim, dim, bias=False)
+        tie_output_to_values(self.project_out, self.project_qkv)
 
     def forward(
         self,
