@@ -58,6 +58,7 @@ def test_settings_from_the_command_line_come_before_the_recipes(tmp_path, text, 
     assert run("train", *QUICK, "--text", text, "--out", tmp_path / "run", "--variant", "lmm", "--seed", 3) == 0
     settings = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())["config"]
     assert (settings["steps"], settings["seed"], settings["learning_rate"]) == (3, 3, 2e-3)
+    assert settings["warmup_steps"] == 3  # the recipe's 100 would be longer than the run
     assert load_model(tmp_path / "run").config.variant == "lmm"
     capsys.readouterr()
 

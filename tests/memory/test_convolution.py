@@ -115,6 +115,8 @@ def test_keys_begin_one_token_behind_queries_which_begin_at_one_of_the_last_toke
     assert queries == [0, 1, 2, 0, 1, 2, 0, 1]
     assert keys == [1, 2, 3, 1, 2, 3, 1, 2]
     assert values == [0] * 8
+    queries, keys, values = convolution_weight(8, 4, 3, behind=0).abs().argmax(1).view(3, 8).tolist()
+    assert keys == queries == [0, 1, 2, 0, 1, 2, 0, 1]
     assert (convolution_weight(CHANNELS, 1).abs() > 0.5).all()
 
 

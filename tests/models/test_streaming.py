@@ -71,6 +71,19 @@ def test_absent_tokens_are_absent_and_documents_are_alone(model, some_tokens, do
         assert_same(continued[row], model(more[row : row + 1], alone)[0][0])
 
 
+@pytest.mark.parametrize("pieces", [[32], [8, 8, 8, 8], [16, 16], [5, 11, 7, 9]])
+def test_a_row_that_is_silent_from_a_segments_end_on_stays_as_it_was(model, some_tokens, pieces):
+    tokens, lengths = some_tokens(4, 32), [32, 8, 16, 11]
+    mask = torch.arange(32) < torch.tensor(lengths)[:, None]
+    state = None
+    for piece, present in zip(tokens.split(pieces, 1), mask.split(pieces, 1), strict=True):
+        _, state = model(piece, state, present)
+    for row, length in enumerate(lengths):
+        _, alone = model(tokens[row : row + 1, :length])
+        for name, tensor in alone.tensors().items():
+            assert_same(state.tensors()[name][row], tensor[0])
+
+
 @pytest.mark.parametrize("prompt", [3, 7, 8, 9, 16, 21])
 def test_cached_steps_are_the_full_forward(model, some_tokens, prompt):
     """Prompts shorter than, equal to and longer than a segment, and no multiples of it."""

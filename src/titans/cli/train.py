@@ -134,8 +134,11 @@ def _baseline(name: "Name", config: "TitansConfig") -> "BaselineLM":
 def _overridden(settings: TrainConfig, given: TrainConfig) -> TrainConfig:
     """A recipe's settings, and those from the command line that are not the defaults."""
     default = TrainConfig()
-    changed = {field.name: getattr(given, field.name) for field in fields(given)}
-    return replace(settings, **{name: value for name, value in changed.items() if value != getattr(default, name)})
+    every = {field.name: getattr(given, field.name) for field in fields(given)}
+    changed = {name: value for name, value in every.items() if value != getattr(default, name)}
+    if settings.warmup_steps is not None:  # at most all of a run that was made shorter
+        changed = {"warmup_steps": min(settings.warmup_steps, changed.get("steps", settings.steps)), **changed}
+    return replace(settings, **changed)
 
 
 def _resume(run: Path) -> "TrainResult":

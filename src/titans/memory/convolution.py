@@ -9,17 +9,18 @@ from titans.memory.kernels.short_convolution import SUM_ALONE, Finish, native_co
 from titans.memory.layout import compact, take
 
 
-def convolution_weight(channels: int, size: int, contexts: int = 1) -> nn.Parameter:
+def convolution_weight(channels: int, size: int, contexts: int = 1, behind: int = 1) -> nn.Parameter:
     """Taps of the convolution of q, k and v together [3 channels, size], newest first.
 
     Values start close to the current token, queries close to one of the last `contexts` tokens, by turns from channel
-    to channel, and keys one token before the queries: what is associated, from the first step on, is the last few
-    tokens with the one that follows them. With random taps this has to be found by chance (docs/lab-log.md).
+    to channel, and keys `behind` tokens before the queries. At 1, what is associated from the first step on is the last
+    few tokens with the one that follows them; at 0, a token with itself. With random taps either has to be found by
+    chance (docs/lab-log.md).
     """
     weight = 0.1 * torch.empty(3, channels, size).uniform_(-1, 1)
     channel = torch.arange(channels)
     query = channel % max(1, min(contexts, size - 1))
-    for part, tap in enumerate((query, (query + 1).clamp_max(size - 1), torch.zeros_like(query))):
+    for part, tap in enumerate((query, (query + behind).clamp_max(size - 1), torch.zeros_like(query))):
         weight[part, channel, tap] += 1
     return nn.Parameter(weight.flatten(0, 1))
 

@@ -359,8 +359,8 @@ class GateProjections(nn.Module):
         if not config.forgetting:
             self.forget = None
         else:
-            # Horizons from about 10 to 1,000 tokens, spread over the heads.
-            rate = torch.logspace(-1, -3, heads).repeat_interleave(self.num_forget)
+            # Horizons from about 1,000 tokens, which a single head has, to 10, spread over the heads.
+            rate = torch.logspace(-3, -1, heads).repeat_interleave(self.num_forget)
             bias = torch.logit((rate + FORGET_MARGIN) / (1 + 2 * FORGET_MARGIN))
             self.forget = _gate(dim, heads * self.num_forget, bias, config.gate_granularity == "channel")
 

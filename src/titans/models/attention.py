@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from titans.memory.convolution import causal_convolution, convolution_weight, tie_keys_to_queries
+from titans.memory.convolution import causal_convolution, convolution_weight, tie_keys_to_queries, tie_output_to_values
 from titans.memory.kernels.elementwise import rotate
 from titans.memory.kernels.short_convolution import Finish
 from titans.memory.layout import take
@@ -21,14 +21,16 @@ class Attention(nn.Module):
 
     turned: Tensor
 
-    def __init__(self, config: TitansConfig) -> None:
+    def __init__(self, config: TitansConfig, behind: int = 1) -> None:
+        """behind: how many tokens before the queries the keys begin (`convolution_weight`)."""
         super().__init__()
         self.num_heads, self.rope_base, self.window = config.num_heads, config.rope_base, config.window_size
         dim, conv = config.dim, config.memory
         self.project_qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.conv_weight = convolution_weight(dim, conv.conv_size) if conv.convolution else None
+        self.conv_weight = convolution_weight(dim, conv.conv_size, behind=behind) if conv.convolution else None
         tie_keys_to_queries(self.project_qkv)
         self.project_out = nn.Linear(dim, dim, bias=False)
+        tie_output_to_values(self.project_out, self.project_qkv)
         persistent = config.num_persistent_tokens
         self.persistent = nn.Parameter(torch.randn(persistent, dim)) if persistent else None
         half = dim // self.num_heads // 2

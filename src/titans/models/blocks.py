@@ -21,7 +21,7 @@ from titans.memory.layout import perhaps_any
 from titans.memory.norm import RMSNorm
 from titans.models.attention import Attention, SlidingWindowAttention, convolution_tail, rotary_angles
 from titans.models.config import TitansConfig
-from titans.models.segments import Segmentation, Stream
+from titans.models.segments import Segment, Segmentation, Stream
 from titans.models.state import AttentionState, BlockState, ContextState
 from titans.models.token import Token
 
@@ -141,7 +141,7 @@ class MemoryAsContext(nn.Module):
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
         self.config = config
-        self.attention = Attention(config)
+        self.attention = Attention(config, behind=0)  # each token sees itself first: the memory is to know which it is
         self.memory = NeuralMemory(config.dim, config.memory)
         self.norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.gate = Gate(config)
@@ -178,10 +178,10 @@ class MemoryAsContext(nn.Module):
         places = torch.cat([every_slot[self.recalled], every_slot])  # [M + S], of what attention may see
         attended, written, reads = [], [], []
         keys = values = memory_keys = memory_values = x
-        weights = memory.weights
+        weights = context.weights
         for segment in segmentation.segments(q, k, v, questions, self.memory.output_gate(x), *angles):
             q_s, k_s, v_s, questions_s, gate_s, cos_s, sin_s = segment.tensors
-            weights = self._weights_before(memory.weights, context.weights, segment.continues, segment.fresh)
+            weights = self._weights_before(memory.weights, weights, segment)
             if segment.slots.shape[1] == len(every_slot):  # M of the W tokens, or the only one
                 questions_s, gate_s, cos_s, sin_s = (
                     part[:, self.recalled] for part in (questions_s, gate_s, cos_s, sin_s)
@@ -249,15 +249,20 @@ class MemoryAsContext(nn.Module):
         return self.gate(y, self.memory.step_(self.norm(y), memory, workspace, token.running))
 
     def _weights_before(
-        self, now: tuple[Tensor, ...], earlier: tuple[Tensor, ...], continues: Tensor | None, fresh: Tensor | None
+        self, now: tuple[Tensor, ...], earlier: tuple[Tensor, ...], segment: Segment
     ) -> tuple[Tensor, ...]:
-        """The memory's weights at the start of each row's segment."""
-        if fresh is not None:
-            begins = fresh[:, None, None, None]
+        """The memory's weights at the start of each row's segment: `earlier` where it was opened before this one, or
+        has no token here."""
+        if segment.fresh is not None:
+            begins = segment.fresh[:, None, None, None]
             now = tuple(torch.where(begins, w0, w) for w0, w in zip(self.memory.initial_weights, now, strict=True))
-        if continues is not None:
-            open_ = continues[:, None, None, None]
-            now = tuple(torch.where(open_, old, w) for old, w in zip(earlier, now, strict=True))
+        stays = segment.continues
+        if segment.present is not None:
+            absent = ~segment.present.any(1)
+            stays = absent if stays is None else stays | absent
+        if stays is not None:
+            stays = stays[:, None, None, None]
+            now = tuple(torch.where(stays, old, w) for old, w in zip(earlier, now, strict=True))
         return now
 
 

@@ -68,7 +68,7 @@ def _needles(documents: Sequence[TokenDocument], settings: TrainConfig) -> Count
     """Short pass keys first, then all kinds with one needle: up to 1,024 tokens, and up to 4,096."""
     keys = PassKeys(filler=Filler(documents))
     kinds = Mixed(tuple(needles(kind, documents, again=0.8) for kind in ("pk", "n", "w")))
-    return _stages(settings, (keys, 512, 0.08), (kinds, 1024, 0.25), (kinds, 4096, 0.67), text_weight=0.05)
+    return _stages(settings, (keys, 512, 0.04), (kinds, 1024, 0.56), (kinds, 4096, 0.4), text_weight=0.05)
 
 
 def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
@@ -91,7 +91,7 @@ _SMALL = TitansConfig(
     window_size=32,
     segment_size=32,
     memory_layers=(1,),
-    memory=MemoryConfig(num_heads=2, depth=1, expansion=2, chunk_size=32, conv_size=8),
+    memory=MemoryConfig(num_heads=1, depth=1, chunk_size=8, conv_size=8),
 )
 
 # A reflection per token: theta reaches 2 and the guard lets it, every token is written at the weights before it, and
@@ -119,7 +119,9 @@ RECIPES = {
     "needles": Recipe(
         purpose="find what was said once in a long text: RULER's pk, n and w at up to 4,096 bytes",
         config=_SMALL,
-        settings=TrainConfig(steps=8000, batch_size=4, length=512, learning_rate=2e-3, gate_penalty=0.02),
+        settings=TrainConfig(
+            steps=10_000, batch_size=4, length=512, learning_rate=2e-3, warmup_steps=100, gate_penalty=0.02
+        ),
         source=_needles,
         reads_text=True,
     ),
