@@ -68,7 +68,7 @@ def _needles(documents: Sequence[TokenDocument], settings: TrainConfig) -> Count
     """Short pass keys first, then all kinds with one needle: up to 1,024 tokens, and up to 4,096."""
     keys = PassKeys(filler=Filler(documents))
     kinds = Mixed(tuple(needles(kind, documents, again=0.8) for kind in ("pk", "n", "w")))
-    return _stages(settings, (keys, 512, 0.04), (kinds, 1024, 0.56), (kinds, 4096, 0.4), text_weight=0.05)
+    return _stages(settings, (keys, 512, 0.06), (kinds, 1024, 0.54), (kinds, 4096, 0.4), text_weight=0.05)
 
 
 def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
@@ -82,10 +82,10 @@ def _s3(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable
     return _stages(settings, (task, 24, 0.5), (task, 128, 0.5))
 
 
-# About half a million parameters over bytes, which sees 32 of them. One memory, in the second block, whose keys are
-# the last seven bytes: in a UUID one or two are not enough to tell what comes next (docs/lab-log.md).
+# About a million parameters over bytes, which sees 32 of them. One memory, in the second block, whose keys are the
+# last seven bytes: in a UUID one or two are not enough to tell what comes next (docs/lab-log.md).
 _SMALL = TitansConfig(
-    dim=128,
+    dim=192,
     num_layers=2,
     num_heads=2,
     window_size=32,
@@ -120,7 +120,7 @@ RECIPES = {
         purpose="find what was said once in a long text: RULER's pk, n and w at up to 4,096 bytes",
         config=_SMALL,
         settings=TrainConfig(
-            steps=10_000, batch_size=4, length=512, learning_rate=2e-3, warmup_steps=100, gate_penalty=0.02
+            steps=5000, batch_size=4, length=512, learning_rate=2e-3, warmup_steps=100, gate_penalty=0.02
         ),
         source=_needles,
         reads_text=True,
