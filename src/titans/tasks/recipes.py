@@ -68,7 +68,7 @@ def _needles(documents: Sequence[TokenDocument], settings: TrainConfig) -> Count
     """Short pass keys first, then all kinds with one needle: up to 1,024 tokens, and up to 4,096."""
     keys = PassKeys(filler=Filler(documents))
     kinds = Mixed(tuple(needles(kind, documents, again=0.8) for kind in ("pk", "n", "w")))
-    return _stages(settings, (keys, 512, 0.06), (kinds, 1024, 0.54), (kinds, 4096, 0.4), text_weight=0.05)
+    return _stages(settings, (keys, 512, 0.06), (kinds, 1024, 0.74), (kinds, 4096, 0.2), text_weight=0.05)
 
 
 def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
@@ -82,14 +82,14 @@ def _s3(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable
     return _stages(settings, (task, 24, 0.5), (task, 128, 0.5))
 
 
-# About a million parameters over bytes, which sees 32 of them. One memory, in the second block, whose keys are the
+# About a million parameters over bytes, which sees 64 of them. One memory, in the second block, whose keys are the
 # last seven bytes: in a UUID one or two are not enough to tell what comes next (docs/lab-log.md).
 _SMALL = TitansConfig(
     dim=192,
     num_layers=2,
     num_heads=2,
-    window_size=32,
-    segment_size=32,
+    window_size=64,
+    segment_size=64,
     memory_layers=(1,),
     memory=MemoryConfig(num_heads=1, depth=1, chunk_size=8, conv_size=8),
 )
