@@ -194,3 +194,15 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
     build.compiled.cache_clear()
     assert isinstance(build.compiled("chunk", torch.float32), ctypes.CDLL)
     build.compiled.cache_clear()
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, where a graph breaks
+def test_torch_compile_leaves_it_as_it_is():
+    memory = NeuralMemory(12, MemoryConfig(num_heads=2, chunk_size=4))
+    x = torch.randn(2, 10, 12, requires_grad=True)
+    found = []
+    for forward in (memory, torch.compile(memory, backend="eager")):
+        y, state = forward(x)
+        found.append((y, *state.weights, *torch.autograd.grad(y.square().sum(), (x, *memory.parameters()))))
+    for eager, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, eager)

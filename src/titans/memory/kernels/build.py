@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from titans.memory.kernels.uncompiled import uncompiled
+
 _FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-w")
 DTYPES = {torch.float32: ("-DREAL=float", "-DSINGLE"), torch.float64: ("-DREAL=double",)}
@@ -59,6 +61,7 @@ def compiled(name: str, dtype: torch.dtype, *, rounded: bool = False) -> ctypes.
     return kernel
 
 
+@uncompiled
 @functools.cache
 def unavailable() -> str | None:
     """Why no kernel can be used on this machine, or None; the first call says so in the log as well."""

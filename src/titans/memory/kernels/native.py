@@ -22,6 +22,7 @@ from titans.memory.arguments import Call, memory_operation
 from titans.memory.chunked import open_gates
 from titans.memory.gates import MOMENTUM_SHARE, Gates
 from titans.memory.kernels.build import compiled, fields, multiplies_bfloat16, run_in_threads, unavailable
+from titans.memory.kernels.uncompiled import uncompiled
 from titans.memory.layout import Layout, layout, take
 from titans.memory.networks import MAX_SLOPE, by_layer
 from titans.memory.state import MemoryState
@@ -63,6 +64,7 @@ def unsupported(device: torch.device, chunk_size: int, granularity: str) -> str 
     return unavailable()
 
 
+@uncompiled
 def _native_titans(call: Call) -> tuple[Tensor, MemoryState]:
     """The memory over whole sequences, compiled for the processor. Arguments: see `titans.memory.arguments`."""
     state, network = call.state, call.network
