@@ -65,11 +65,10 @@ def _stages(settings: TrainConfig, *stages: tuple[Task, int, float], text_weight
 
 
 def _needles(documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
-    """Short pass keys first, then all kinds with one needle: up to 4,096 tokens, and up to 1,024, where answers are
-    most frequent."""
+    """Short pass keys first, then all kinds with one needle: up to 1,024 tokens, and up to 4,096."""
     keys = PassKeys(filler=Filler(documents))
     kinds = Mixed(tuple(needles(kind, documents, again=0.8) for kind in ("pk", "n", "w")))
-    return _stages(settings, (keys, 512, 0.06), (kinds, 4096, 0.24), (kinds, 1024, 0.7), text_weight=0.05)
+    return _stages(settings, (keys, 512, 0.06), (kinds, 1024, 0.74), (kinds, 4096, 0.2), text_weight=0.05)
 
 
 def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
