@@ -27,6 +27,7 @@ from titans.errors import TitansError
 from titans.files import read_json, require_writable, write_json, write_text
 
 ALL = (*SUBJECTS, GPU)
+PUBLISHED, PUBLISHED_PAGE = Path("docs/results/performance.json"), Path("docs/performance.md")
 
 
 def publish(found: dict[str, Measurements], out: Path, page: Path) -> None:
@@ -44,7 +45,7 @@ def earlier(out: Path) -> dict[str, Measurements]:
     try:
         stored = read_json(out) if out.exists() else {}
         return {subject: Measurements.from_dict(values) for subject, values in stored.items()}
-    except ValueError as error:
+    except (TitansError, ValueError) as error:
         raise SystemExit(f"{out} cannot be gone on with ({error}): remove it") from error
 
 
@@ -57,9 +58,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it works")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/performance.json"))
-    parser.add_argument("--page", type=Path, default=Path("docs/performance.md"))
+    parser.add_argument("--out", type=Path, default=PUBLISHED)
+    parser.add_argument("--page", type=Path, default=PUBLISHED_PAGE)
     parsed = parser.parse_args()
+    if parsed.quick and (parsed.out == PUBLISHED or parsed.page == PUBLISHED_PAGE):
+        parser.error("--quick measures toys: give it an --out and a --page of its own")
     if unknown := set(parsed.subjects) - set(ALL):
         parser.error(f"there is no subject {', '.join(sorted(unknown))}; choose from {', '.join(ALL)}")
     if parsed.rounds < 1 or min(parsed.threads) < 1 or max(parsed.threads) > processors():

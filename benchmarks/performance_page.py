@@ -52,9 +52,10 @@ chunk length:
 | together | **22 d h + 4 C (d + h) + 2 C²** | **10 d² + 4 C d + 2 C²** |
 
 and three times that with the backward pass. Not counted are the step-size guard, the gates of a second memory layer,
-activations and norms, and what the backward pass computes anew; all of them take time, so the share is a lower bound.
-The terms with C count whole squares of tokens by tokens, as a product would compute them; the kernel leaves out most of
-the half in which a token would see the future, which is up to a tenth of the count at C = 64 and nothing at C = 16.
+activations and norms, and what the backward pass computes anew; all of them take time.
+The terms with C count whole squares of tokens by tokens, as a product would compute them; the kernel leaves out most
+of the half in which a token would see the future, which is up to a tenth of the count at C = 64 and nothing at C =
+16. So at C = 16 the share is a lower bound, at C = 64 it is one to within that tenth.
 
 The product is timed ten times a round. Its rate still moves with the machine, so it is below each table: where it is
 lower than in other tables with as many threads the shares above it are too high.
@@ -74,16 +75,25 @@ lower than in other tables with as many threads the shares above it are too high
 _SUMMARY = """## In short
 
 What was aimed at, and what the tables below say: from the lowest to the highest of their sizes, chunk lengths and
-variants. Speeds are of their column *speed*.
+variants. Speeds are quotients of two medians of their column *speed*; with few rounds (they are in the commands) and
+the spreads in the tables a tenth more or less is not to be told from noise.
 
 {table}
 
+Memory while training, "the smallest constant of all compared", holds for layers at the one length that was measured;
+a whole MAC step takes more than Llama's and the control's (below). That a token's cost stays the same was measured up
+to a million tokens for reading and decoding, and up to 16,384 for training.
+
 Where an aim is hard to reach:
 
-- **titans-pytorch's chunks of 64.** That form takes all gradients of 64 tokens at one weight and has one gate for them;
-  ours is exact for every token. A token of our layer costs 4.3 million operations at D = 256 and chunks of 16,
-  projections included; three times the other's speed would be the full rate of a large matrix product in float32
-  ([lab log](lab-log.md), "the kernel at its bar").
+- **Per token.** The operation already runs at half the rate of a large product at chunks of 16 (see there); a quarter
+  more speed would have to come from it.
+- **32 sessions.** Sessions share the reading of projections and MLP from memory, not their memories: each has weights
+  and momentum of its own, which are read and written for every token of every session.
+- **titans-pytorch's chunks of 64.** That form takes all gradients of 64 tokens at one weight and has one gate for
+  them; ours is exact for every token. A token of our layer costs 4.3 million operations, forward and backward, at D =
+  256 and chunks of 16, projections included; three times the other's speed would be the full rate of a large matrix
+  product in float32 ([lab log](lab-log.md), "the kernel at its bar").
 - **Chunks of 16.** The step-size guard's bound on the spectral norm is itself a product: a quarter as many operations
   as are counted, and left out of the count.
 - **MAC.** Its segments are read one after the other, 64 tokens at a time in the whole batch: products too small to be
@@ -95,7 +105,9 @@ Where an aim is hard to reach:
 _ON_A_GPU = "## On a GPU"
 _NOT_MEASURED = f"""{_ON_A_GPU}
 
-GPU: not measured. On a machine with a CUDA GPU: `python benchmarks/performance.py gpu` (`make bench-gpu`)."""
+GPU: not measured. On a machine with a CUDA GPU: `python benchmarks/performance.py gpu` (`make bench-gpu`). Known
+already: a call reads two or three numbers back from the device before its kernel starts (whether the input is finite,
+how documents lie), and each process tunes the kernels anew."""
 
 _SUBJECTS = {
     "memory": """## The memory alone
@@ -103,10 +115,13 @@ _SUBJECTS = {
 *operation* is the memory itself, from queries, keys, values and gates; *layer* is the whole `NeuralMemory` with
 projections, convolution, gates and output. *native* is the form in C, *chunked* the one in torch operations,
 *reference* the definition, token by token.""",
-    "model": "## A training step",
+    "model": """## A training step
+
+Ours have chunks of 32 in their memories, the other package's chunks of 4, as in its script.""",
     "decode": """## One token at a time
 
-From a state in a file, always the same one; 64 tokens a turn. Each session is a row of one batch.""",
+Two blocks of D = 256, four memory heads with d = 64 and h = 128, chunks of 16, segments and window of 64. From a
+state in a file, always the same one; 64 tokens a turn. Each session is a row of one batch.""",
     "stream": """## How cost grows
 
 Reading: 2,048 tokens from states of different age. Training: the native layer. Equal tokens/s at every age mean

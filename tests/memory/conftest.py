@@ -64,6 +64,7 @@ CASES = [
     Case(100, 4, depth=1, heads=2, gates="channel", guard_limit=None, before=3),
     Case(64, 16, depth=2, heads=2, gates="layer", rows=3, before=5, flags=True),
     Case(64, 4, depth=3, heads=1, gates="channel", rows=2, flags=True, activation="silu"),
+    Case(20, 4, depth=2, gates="channel", head_dim=1),
 ]
 
 

@@ -152,7 +152,8 @@ def close(
         inputs, errors = surprise.inputs[layer], surprise.errors[layer]
         if guard is not None:
             errors = errors / guard.step[..., -1:, None]
-        write = decay.write[..., -1, :].unsqueeze(-1) if decay.kept.shape[-1] == 1 else decay.write[..., -1, :, :]
+        by_channel = decay.write.dim() > decay.kept.dim()
+        write = decay.write[..., -1, :, :] if by_channel else decay.write[..., -1, :].unsqueeze(-1)
         weight = decay.kept[..., -1, :].unsqueeze(-1) * weights[layer] - (inputs * write).transpose(-1, -2) @ errors
         if decay.carried is not None and decay.push is not None and decay.survival is not None:
             old = momentum[layer]

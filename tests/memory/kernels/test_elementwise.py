@@ -73,3 +73,24 @@ def test_the_norm_keeps_the_precision_of_its_weight():
     x, norm = torch.randn(3, 8), RMSNorm(8, eps=1e-6)
     assert norm(x.bfloat16(), x.bfloat16()).dtype == torch.float32
     torch.testing.assert_close(norm(x), x / x.square().mean(-1, keepdim=True).sqrt(), rtol=1e-4, atol=1e-4)
+
+
+def test_a_weight_that_is_not_contiguous_is_read_by_its_own_numbers():
+    x, weights = torch.randn(4, 8), torch.randn(16)
+    torch.testing.assert_close(
+        rms_norm(x, weights[::2], 1e-6), torch.nn.functional.rms_norm(x, (8,), weights[::2], 1e-6)
+    )
+    torch.testing.assert_close(
+        rms_norm(x, torch.tensor(2.0).expand(8), 1e-6), 2 * torch.nn.functional.rms_norm(x, (8,), None, 1e-6)
+    )
+
+
+def test_shapes_that_do_not_fit_are_left_to_torch():
+    x, gate = torch.randn(4, 8), torch.randn(1, 8)
+    torch.testing.assert_close(
+        rms_norm(x, torch.ones(8), 1e-6, gate), rms_norm(x, torch.ones(8), 1e-6, gate.expand(4, 8))
+    )
+    with pytest.raises(RuntimeError, match="normalized_shape"):
+        rms_norm(x, torch.ones(4), 1e-6)
+    with pytest.raises(RuntimeError, match="must match"):
+        swiglu(torch.randn(4, 7))

@@ -196,6 +196,15 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
     build.compiled.cache_clear()
 
 
+def test_without_a_home_there_is_a_cache_all_the_same(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(build.Path, "home", homeless)
+    assert build._cache() == build._temporary()
+
+
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch's own, where a graph breaks
 def test_torch_compile_leaves_it_as_it_is():
     memory = NeuralMemory(12, MemoryConfig(num_heads=2, chunk_size=4))

@@ -180,10 +180,10 @@ def _processor() -> str:
 
 def _cache() -> Path:
     """A folder to keep the result in: the user's cache, or one for this process where that cannot be written."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "titans"
     try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "titans"
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
+    except (OSError, RuntimeError):  # RuntimeError: there is no home
         return _temporary()
     return folder if os.access(folder, os.W_OK) else _temporary()
 

@@ -30,15 +30,17 @@ class _Arguments(ctypes.Structure):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, gate: Tensor | None = None) -> Tensor:
     """x / rms(x) weight, times SiLU(gate) where there is one; x, gate: [..., D], weight: [D] -> [..., D]."""
-    if _native(x, weight, gate):
-        return _Norm.apply(eps, x.contiguous(), weight, None if gate is None else gate.contiguous())  # pyright: ignore
+    alike = x.shape[-1:] == weight.shape and (gate is None or gate.shape == x.shape)
+    if alike and _native(x, weight, gate):
+        gate = None if gate is None else gate.contiguous()
+        return _Norm.apply(eps, x.contiguous(), weight.contiguous(), gate)  # pyright: ignore
     y = F.rms_norm(x, weight.shape, weight, eps)
     return y if gate is None else y * F.silu(gate)
 
 
 def swiglu(x: Tensor) -> Tensor:
     """SiLU(a) b of x = [a, b] [..., 2 D] -> [..., D]."""
-    if _native(x):
+    if x.shape[-1] % 2 == 0 and _native(x):
         return _SwiGLU.apply(x.contiguous())  # pyright: ignore
     a, b = x.chunk(2, -1)
     return F.silu(a) * b
