@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -44,6 +45,19 @@ def test_a_table_and_files(tmp_path: Path, capsys) -> None:
     assert [outcome["threads"] for outcome in stored["outcomes"]] == [1, 2]
     assert stored["machine"]["processor"]
     ElementTree.parse(tmp_path / "found" / "model.svg")
+
+
+def test_an_interruption_loses_only_the_table_being_measured(tmp_path: Path, monkeypatch, capsys) -> None:
+    def interrupted() -> Work:
+        raise KeyboardInterrupt
+
+    done = model.contests(quick=True, peers=model.no_peers)
+    rest = replace(done[0], title="another", contenders=(Contender(name="mac", make=interrupted, tokens=10),))
+    monkeypatch.setattr(model, "contests", lambda quick, peers: [*done, rest])
+    assert bench("--out", tmp_path) == 130
+    stored = json.loads((tmp_path / "model.json").read_text())
+    assert [outcome["title"] for outcome in stored["outcomes"]] == ["a training step"]
+    capsys.readouterr()
 
 
 def test_json_on_standard_output_is_readable(capsys) -> None:

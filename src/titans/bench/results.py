@@ -1,8 +1,9 @@
 """A subject's measurements as a file: what was measured, where, when and with which command."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from itertools import product
 
 from titans.bench.contest import Contest, Outcome, hold, turns
 from titans.parsing import parse
@@ -43,22 +44,27 @@ def measure(
     machine: Machine,
     peaks: bool = True,
     packages: Mapping[str, str] | None = None,
+    keep: Callable[[Measurements], None] | None = None,
 ) -> Measurements:
-    """Holds every contest with every number of threads; the arguments are fields of `Measurements` or go to `hold`."""
-    created = datetime.now(UTC).isoformat(timespec="seconds")
-    total = len(threads) * sum(turns(contest, rounds) for contest in contests)
-    with Progress(subject, total=total, unit="turns") as progress:
-        outcomes = [
-            hold(contest, rounds=rounds, threads=count, peaks=peaks, progress=progress)
-            for contest in contests
-            for count in threads
-        ]
-    return Measurements(
+    """Holds every contest with every number of threads; the arguments are fields of `Measurements` or go to `hold`.
+
+    Args:
+        keep: is given what there is after every contest, so that an interruption loses only the one being held.
+    """
+    found = Measurements(
         subject=subject,
         command=command,
-        created=created,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
         machine=machine,
         packages=dict(packages or {}),
         rounds=rounds,
-        outcomes=outcomes,
+        outcomes=[],
     )
+    total = len(threads) * sum(turns(contest, rounds) for contest in contests)
+    with Progress(subject, total=total, unit="turns") as progress:
+        for contest, count in product(contests, threads):
+            outcome = hold(contest, rounds=rounds, threads=count, peaks=peaks, progress=progress)
+            found = replace(found, outcomes=[*found.outcomes, outcome])
+            if keep is not None:
+                keep(found)
+    return found

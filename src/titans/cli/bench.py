@@ -8,6 +8,7 @@ Ratios hold within a run; the machine is never the same for long. Another packag
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -39,7 +40,7 @@ def run(
         threads: processor threads; with several numbers everything is measured with each
         rounds: turns of every contender; medians and quartiles are over these
         quick: tiny sizes and no measurement of memory, to see that it works
-        out: folder for SUBJECT.json and SUBJECT.svg
+        out: folder for SUBJECT.json and SUBJECT.svg, written after every table
         json: print the result as JSON
     """
     if rounds < 1:
@@ -54,13 +55,7 @@ def run(
 
         require_writable(out)
     with tempfile.TemporaryDirectory() as folder:
-        measurements = _measure(subject, threads, rounds, quick, Path(folder))
-    if out is not None:
-        from titans.bench.figure import draw
-        from titans.files import write_json
-
-        write_json(out / f"{subject}.json", measurements.to_dict())
-        draw(measurements.outcomes, out / f"{subject}.svg")
+        measurements = _measure(subject, threads, rounds, quick, Path(folder), out)
     if json:
         from json import dumps
 
@@ -72,7 +67,9 @@ def run(
             show(outcome)
 
 
-def _measure(subject: Subject, threads: tuple[int, ...], rounds: int, quick: bool, folder: Path) -> "Measurements":
+def _measure(
+    subject: Subject, threads: tuple[int, ...], rounds: int, quick: bool, folder: Path, out: Path | None
+) -> "Measurements":
     from titans.bench.results import measure
     from titans.bench.subjects import contests
     from titans.cli.findings import command, machine
@@ -85,4 +82,13 @@ def _measure(subject: Subject, threads: tuple[int, ...], rounds: int, quick: boo
         peaks=not quick,
         command=command(),
         machine=machine(),
+        keep=None if out is None else partial(_write, out),
     )
+
+
+def _write(out: Path, measurements: "Measurements") -> None:
+    from titans.bench.figure import draw
+    from titans.files import write_json
+
+    write_json(out / f"{measurements.subject}.json", measurements.to_dict())
+    draw(measurements.outcomes, out / f"{measurements.subject}.svg")
