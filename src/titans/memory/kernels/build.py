@@ -25,6 +25,7 @@ from titans.memory.kernels.uncompiled import uncompiled
 
 _FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-w")
+_KERNELS = ("elementwise", "convolution", "step", "chunk")
 DTYPES = {torch.float32: ("-DREAL=float", "-DSINGLE"), torch.float64: ("-DREAL=double",)}
 _log = logging.getLogger("titans")
 
@@ -64,9 +65,10 @@ def compiled(name: str, dtype: torch.dtype, *, rounded: bool = False) -> ctypes.
 @uncompiled
 @functools.cache
 def unavailable() -> str | None:
-    """Why no kernel can be used on this machine, or None; the first call says so in the log as well."""
+    """Why kernels cannot be used on this machine, or None if all of them can; the first call says so in the log too."""
     try:
-        compiled("chunk", torch.float32)
+        for name in _KERNELS:
+            compiled(name, torch.float32)
     except BuildError as error:
         _log.warning("the compiled kernels are not used, a slower form takes their place: %s", error)
         return str(error)
