@@ -43,6 +43,7 @@ def run(
     problem: Literal["parity", "mod5", "S3", "A5", "S5"] = "parity",
     tokens_each: int = 1,
     num_pairs: int = 8,
+    vocab_size: int = 8192,
     batch_size: int = 8,
     piece: int = 2048,
     save: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: nowhere)")] = None,
@@ -69,6 +70,7 @@ def run(
         problem: state-tracking: which problem
         tokens_each: state-tracking: in how many tokens an element is told
         num_pairs: mqar: keys with a value
+        vocab_size: mqar: its tokens
         batch_size: documents or samples read side by side
         piece: tokens per call; matters for speed and memory only
         save: tasks: folder whose results.json takes the scores, beside those of other models, for titans report
@@ -76,7 +78,7 @@ def run(
         json: print the result as JSON
     """
     counts = {"--max-tokens": max_tokens, "--batch-size": batch_size, "--piece": piece, "--samples": samples}
-    counts |= {"--tokens-each": tokens_each, "--num-pairs": num_pairs}
+    counts |= {"--tokens-each": tokens_each, "--num-pairs": num_pairs, "--vocab-size": vocab_size}
     counts |= {"--depths": 1 if depths is None else depths} | {"--length": min(length, default=0)}
     for name, value in counts.items():
         if value < 1:
@@ -98,6 +100,7 @@ def run(
             problem=problem,
             tokens_each=tokens_each,
             num_pairs=num_pairs,
+            vocab_size=vocab_size,
         )
         asked = scores.Asked(
             lengths=length, samples=samples, depths=depths, seed=seed, batch_size=batch_size, piece=piece

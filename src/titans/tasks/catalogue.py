@@ -41,6 +41,8 @@ class Choices:
     """state-tracking: in how many tokens an element is told"""
     num_pairs: int = 8
     """mqar: keys with a value"""
+    vocab_size: int = 8192
+    """mqar: its tokens"""
 
 
 TASKS: dict[str, Callable[[Choices], Task]] = {
@@ -48,7 +50,7 @@ TASKS: dict[str, Callable[[Choices], Task]] = {
     "babilong": lambda choices: Babilong(
         choices.question, Filler(choices.haystack), split="test", mode=choices.mode, folder=choices.babi
     ),
-    "mqar": lambda choices: MQAR(num_pairs=choices.num_pairs),
+    "mqar": lambda choices: MQAR(vocab_size=choices.vocab_size, num_pairs=choices.num_pairs),
     "copying": lambda _: SelectiveCopying(),
     "in-context-recall": lambda _: InContextRecall(),
     "noisy-recall": lambda _: noisy_recall(),
@@ -63,7 +65,7 @@ def title(name: str, choices: Choices) -> str:
     kinds = {
         "needles": choices.kind,
         "babilong": choices.question if choices.mode == "finetuned" else f"{choices.question}, own words",
-        "mqar": f"{choices.num_pairs} pairs",
+        "mqar": f"{choices.num_pairs} pairs of {choices.vocab_size:,} tokens",
         "state-tracking": choices.problem
         if choices.tokens_each == 1
         else f"{choices.problem}, {choices.tokens_each} tokens each",

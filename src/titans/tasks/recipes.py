@@ -12,6 +12,7 @@ from titans.memory.config import MemoryConfig
 from titans.models.config import TitansConfig
 from titans.tasks.batches import Countable, InStages, Lengths, SampleBatches
 from titans.tasks.filler import Filler
+from titans.tasks.mqar import MQAR
 from titans.tasks.needles import needles
 from titans.tasks.pass_keys import PassKeys
 from titans.tasks.sample import Mixed, Task
@@ -82,6 +83,13 @@ def _s3(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable
     return _stages(settings, (task, 24, 0.5), (task, 128, 0.5))
 
 
+def _mqar(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
+    """8 to 128 pairs of 1,024 tokens, mixed, always in as many tokens as the window has."""
+    task = Mixed(tuple(MQAR(vocab_size=1024, num_pairs=pairs) for pairs in (8, 16, 32, 64, 128)))
+    lengths = Lengths(shortest=settings.length, longest=settings.length)
+    return SampleBatches(task, lengths, settings.batch_size, settings.length, settings.seed)
+
+
 # About a million parameters over bytes, which sees 64 of them. One memory, in the second block, whose keys are the
 # last eleven bytes: in a UUID one or two are not enough to tell what comes next (docs/lab-log.md).
 _SMALL = TitansConfig(
@@ -124,6 +132,22 @@ RECIPES = {
         ),
         source=_needles,
         reads_text=True,
+    ),
+    "mqar": Recipe(
+        purpose="the values of 8 to 128 keys, many queries: Zoology's task with 1,024 tokens",
+        # One block, so that nothing but the memory can recall; two taps show a key to the token after it.
+        config=TitansConfig(
+            variant="lmm",
+            vocab_size=1024,
+            dim=64,
+            num_layers=1,
+            num_heads=1,
+            window_size=64,
+            segment_size=64,
+            memory=MemoryConfig(num_heads=1, depth=1, chunk_size=16, conv_size=2),
+        ),
+        settings=TrainConfig(steps=1500, batch_size=8, length=512, learning_rate=3e-3, warmup_steps=50),
+        source=_mqar,
     ),
     "parity": Recipe(
         purpose="whether the number of ones so far is odd: words of up to 32 bits",

@@ -1,0 +1,208 @@
+"""How much does a memory hold? Memories of several depths and widths on multi-query associative recall (MQAR).
+
+One block with one memory of one head, everything else as in `titans train --recipe mqar`: 8 to 128 pairs mixed. Their
+width decides how many numbers a memory's state has, so that a deep memory stands beside matrices of as many numbers and
+of equal width. A vector memory, of heads one number wide as an LSTM's cells are, has as many numbers as channels.
+
+Each is trained at every rate; the table has the rate at which it is best on average over the seeds. What is done is
+kept: the same command goes on where it was interrupted, and more seeds, rates or memories can be added.
+
+    python benchmarks/capacity.py --seeds 0 1 2 --rates 1e-3 3e-3
+"""
+
+import argparse
+import multiprocessing
+import shlex
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from tempfile import TemporaryDirectory
+
+import torch
+from matplotlib import rc_context
+
+from titans.cli.findings import machine
+from titans.files import read_json, write_atomically, write_json
+from titans.memory.config import MemoryConfig
+from titans.models.config import TitansConfig
+from titans.models.language_model import TitansLM
+from titans.report.style import add_legend, line_styles, new_panel, styled
+from titans.tasks.mqar import MQAR
+from titans.tasks.recipes import recipe
+from titans.tasks.score import score
+from titans.training.loop import train
+from titans.training.progress import Progress
+
+PAIRS = (8, 16, 32, 64, 128)
+SAMPLES, EVAL_SEED = 200, 5
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is compared: width of the model and shape of its memory."""
+
+    dim: int
+    depth: int = 1
+    expansion: int = 1
+    vector: bool = False
+
+    @property
+    def config(self) -> TitansConfig:
+        base = recipe("mqar").config
+        heads = self.dim if self.vector else 1
+        memory: MemoryConfig = base.memory.replace(num_heads=heads, depth=self.depth, expansion=self.expansion)
+        return base.replace(dim=self.dim, memory=memory)
+
+    @property
+    def state_size(self) -> int:
+        """Numbers that the memory's weights have."""
+        if self.vector:
+            return self.dim
+        return self.dim**2 if self.depth == 1 else 2 * self.expansion * self.dim**2
+
+    def __str__(self) -> str:
+        if self.vector:
+            return f"vector, width {self.dim}"
+        kind = "matrix" if self.depth == 1 else f"depth {self.depth}, expansion {self.expansion}"
+        return f"{kind}, width {self.dim}"
+
+
+# States of 4,096 (a little less for width 45) and of 8,192 (8,100 for width 90), and what is as wide.
+MEMORIES = {
+    str(memory): memory
+    for memory in (
+        Memory(64, vector=True),
+        Memory(45),
+        Memory(64),
+        Memory(90),
+        Memory(45, depth=2),
+        Memory(64, depth=2),
+        Memory(32, depth=2, expansion=4),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training."""
+
+    memory: str
+    rate: float
+    seed: int
+
+
+def measure(job: Job, steps: int) -> dict:
+    """Trains one model and asks it; in a process of its own."""
+    torch.set_num_threads(1)
+    found, config = recipe("mqar"), MEMORIES[job.memory].config
+    settings = replace(found.settings, steps=steps, learning_rate=job.rate, seed=job.seed)
+    torch.manual_seed(job.seed)
+    model = TitansLM(config)
+    with TemporaryDirectory() as folder:
+        result = train(model, found.source((), settings), settings, Path(folder))
+    right = {
+        str(pairs): score(
+            model, MQAR(vocab_size=config.vocab_size, num_pairs=pairs), settings.length, SAMPLES, seed=EVAL_SEED
+        ).tokens_right
+        for pairs in PAIRS
+    }
+    about = {"state": MEMORIES[job.memory].state_size, "parameters": model.num_parameters}
+    return asdict(job) | about | {"steps": steps, "train_seconds": round(result.seconds, 1), "right": right}
+
+
+def best(runs: list[dict]) -> list[dict]:
+    """For each memory, its mean over the seeds at the rate where it is best."""
+    rows = []
+    for name in MEMORIES:
+        by_rate: dict[float, list[dict]] = {}
+        for one in runs:
+            if one["memory"] == name:
+                by_rate.setdefault(one["rate"], []).append(one)
+        if by_rate:
+            rate, own = max(by_rate.items(), key=lambda item: fmean(fmean(x["right"].values()) for x in item[1]))
+            means = {pairs: fmean(x["right"][str(pairs)] for x in own) for pairs in PAIRS}
+            about = {key: own[0][key] for key in ("state", "parameters")}
+            rows.append({"memory": name} | about | {"rate": rate, "seeds": len(own), "right": means})
+    return rows
+
+
+def table(rows: list[dict]) -> str:
+    """As Markdown; shares of the values that are right."""
+    heads = ["memory", "state", "parameters", "rate", "seeds", *(f"{pairs} pairs" for pairs in PAIRS)]
+    lines = [heads, ["---"] * len(heads)]
+    lines += [
+        [
+            row["memory"],
+            f"{row['state']:,}",
+            f"{row['parameters']:,}",
+            f"{row['rate']:g}",
+            str(row["seeds"]),
+            *(f"{x:.1%}" for x in row["right"].values()),
+        ]
+        for row in rows
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw(rows: list[dict], path: Path) -> None:
+    """Share right by number of pairs, a line for each memory."""
+    styles = line_styles([row["memory"] for row in rows])
+    with styled(), rc_context({"svg.fonttype": "path"}):  # a file of its own cannot rely on a page's font
+        figure, axes = new_panel("What a memory holds", "share of the values right", "pairs", lines=len(rows))
+        for row in rows:
+            color, dash, marker = styles[row["memory"]]
+            axes.plot([*row["right"].values()], color=color, linestyle=dash, marker=marker)
+        axes.set_xticks(range(len(PAIRS)), [str(pairs) for pairs in PAIRS])
+        axes.set_ylim(0, 1.02)
+        add_legend(figure, styles, {})
+        write_atomically(path, lambda temporary: figure.savefig(temporary, format="svg", metadata={"Date": None}))
+
+
+def run(jobs: list[Job], steps: int, workers: int, out: Path) -> None:
+    """Works through the jobs, and writes each result as soon as it is there."""
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(workers, context) as pool,
+        Progress("train and ask", total=len(jobs), unit="memories") as progress,
+    ):
+        waiting = [pool.submit(measure, job, steps) for job in jobs]
+        try:
+            for future in as_completed(waiting):
+                runs = [*(read_json(out)["runs"] if out.exists() else []), future.result()]
+                command = shlex.join(["python", "benchmarks/capacity.py", *sys.argv[1:]])
+                write_json(out, {"command": command, "machine": asdict(machine()), "runs": runs, "best": best(runs)})
+                progress.advance(1)
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise SystemExit("interrupted: the same command goes on from here") from None
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--memories", nargs="+", choices=MEMORIES, default=[*MEMORIES], metavar="NAME")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rates", type=float, nargs="+", default=[1e-3, 3e-3])
+    parser.add_argument("--steps", type=int, default=recipe("mqar").settings.steps)
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread")
+    parser.add_argument("--out", type=Path, default=Path("docs/results/capacity.json"))
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = arguments()
+    runs = read_json(options.out)["runs"] if options.out.exists() else []
+    if any(one["steps"] != options.steps for one in runs):
+        raise SystemExit(f"{options.out} holds results of other steps: choose another --out")
+    done = {Job(one["memory"], one["rate"], one["seed"]) for one in runs}
+    planned = [Job(name, rate, seed) for seed in options.seeds for name in options.memories for rate in options.rates]
+    run([job for job in planned if job not in done], options.steps, options.workers, options.out)
+    rows = best(read_json(options.out)["runs"])
+    print(table(rows))
+    draw(rows, options.out.with_suffix(".svg"))
+
+
+if __name__ == "__main__":
+    main()
