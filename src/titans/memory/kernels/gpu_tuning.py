@@ -1,4 +1,5 @@
-"""The Triton kernels with the settings that are tried on a GPU, once for each shape; the fastest is kept.
+"""The Triton kernels with the settings that are tried on a GPU, once for each shape and machine; the fastest is kept,
+in Triton's cache on the disk.
 
 Kernels update some tensors where they are, which a trial must not: those are restored after each.
 """
@@ -16,7 +17,8 @@ TUNED = ("BH",)
 
 def _tuned(kernel: Any, settings: list[triton.Config], updated: list[str]) -> Any:
     key = ["D", "HIDDEN", "C", "P", "MOMENTUM", "REPLAY"]
-    return triton.autotune(settings[:1] if interpreted() else settings, key=key, restore_value=updated)(kernel)
+    tried = settings[:1] if interpreted() else settings
+    return triton.autotune(tried, key=key, restore_value=updated, cache_results=True)(kernel)
 
 
 def _tiles(*choices: tuple[int, int]) -> list[triton.Config]:
