@@ -7,6 +7,7 @@ empty. A row with fewer chunks than others begins with empty rounds, so that the
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -14,7 +15,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Layout:
-    """Letters: B rows, T tokens of the call, R rounds, C slots."""
+    """Letters: B rows, T tokens of the call, R rounds, C slots.
+
+    What is a list here is known to the processor; making it may mean to wait for the device, so it is made when asked.
+    """
 
     num_rounds: int
     unit: int
@@ -28,13 +32,33 @@ class Layout:
     """rounds that begin a new document [R, B] bool; None if there are none"""
     full: Tensor
     """chunks whose every slot holds a token [R, B] bool"""
-    all_full: list[bool]
-    """rounds in which every row's chunk is full, known without asking the device"""
-    any_full: list[bool]
-    any_old: list[bool]
-    any_fresh: list[bool]
+    length: int
+    """T"""
     end: Tensor
     """position of each row after the call [B] int64"""
+
+    @cached_property
+    def all_full(self) -> list[bool]:
+        """Rounds in which every row's chunk is full."""
+        return self._whole() if self.source is None else self.full.all(1).tolist()
+
+    @cached_property
+    def any_full(self) -> list[bool]:
+        """Rounds in which some row's chunk is full."""
+        return self._whole() if self.source is None else self.full.any(1).tolist()
+
+    @cached_property
+    def any_old(self) -> list[bool]:
+        """Rounds in which some row's chunk has old slots."""
+        return [False] * self.num_rounds if self.old is None else self.old.flatten(1).any(1).tolist()
+
+    @cached_property
+    def any_fresh(self) -> list[bool]:
+        """Rounds that begin a new document in some row."""
+        return [False] * self.num_rounds if self.fresh is None else self.fresh.any(1).tolist()
+
+    def _whole(self) -> list[bool]:
+        return [(r + 1) * self.unit <= self.length for r in range(self.num_rounds)]
 
     def arrange(self, x: Tensor) -> Tensor:
         """[B, T, ...] -> [R, B, C, ...]; empty and old slots are zero."""
@@ -99,7 +123,7 @@ def layout(position: Tensor, length: int, unit: int, mask: Tensor | None, reset:
     source = torch.full((rows, slots + 1), length, device=device).scatter(1, target, tokens)[:, :slots]
     rounds = torch.arange(num_rounds, device=device)
     old = None
-    if bool(has_old.any()):
+    if perhaps_any(has_old):
         in_first = rounds[:, None] == first  # [R, B]
         old = in_first.unsqueeze(-1) & (torch.arange(unit, device=device) < carried.unsqueeze(-1))
     filled = (source < length).unflatten(1, (num_rounds, unit)).transpose(0, 1)
@@ -117,18 +141,14 @@ def layout(position: Tensor, length: int, unit: int, mask: Tensor | None, reset:
         old=old,
         fresh=fresh,
         full=full,
-        all_full=full.all(1).tolist(),
-        any_full=full.any(1).tolist(),
-        any_old=[False] * num_rounds if old is None else old.flatten(1).any(1).tolist(),
-        any_fresh=[False] * num_rounds if fresh is None else fresh.any(1).tolist(),
+        length=length,
         end=end,
     )
 
 
 def _aligned(position: Tensor, length: int, unit: int) -> Layout:
     num_rounds = -(-length // unit)
-    whole = [(r + 1) * unit <= length for r in range(num_rounds)]
-    full = torch.tensor(whole, device=position.device).unsqueeze(1).expand(-1, position.shape[0])
+    full = unit * torch.arange(1, num_rounds + 1, device=position.device) <= length
     return Layout(
         num_rounds=num_rounds,
         unit=unit,
@@ -136,11 +156,8 @@ def _aligned(position: Tensor, length: int, unit: int) -> Layout:
         target=None,
         old=None,
         fresh=None,
-        full=full,
-        all_full=whole,
-        any_full=whole,
-        any_old=[False] * num_rounds,
-        any_fresh=[False] * num_rounds,
+        full=full.unsqueeze(1).expand(-1, position.shape[0]),
+        length=length,
         end=position + length,
     )
 
