@@ -91,7 +91,8 @@ def _mqar(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countab
 
 
 # About a million parameters over bytes, which sees 64 of them. One memory, in the second block, whose keys are the
-# last eleven bytes: in a UUID one or two are not enough to tell what comes next (docs/lab-log.md).
+# last eleven bytes: in a UUID one or two are not enough to tell what comes next. In chunks of four: its keys resemble
+# each other, and gradients that do not see each other go too far together (docs/lab-log.md).
 _SMALL = TitansConfig(
     dim=192,
     num_layers=2,
@@ -99,7 +100,7 @@ _SMALL = TitansConfig(
     window_size=64,
     segment_size=64,
     memory_layers=(1,),
-    memory=MemoryConfig(num_heads=1, depth=1, chunk_size=8, conv_size=12),
+    memory=MemoryConfig(num_heads=1, depth=1, chunk_size=4, conv_size=12),
 )
 
 # A reflection per token: theta reaches 2 and the guard lets it, every token is written at the weights before it, and
