@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 
-.PHONY: quickstart test lint soak memory-gain constant bench bench-gpu
+.PHONY: quickstart test lint soak memory-gain capacity constant bench bench-gpu
 
 quickstart: $(STAMP)
 	$(BIN)/titans quickstart $(ARGS)
@@ -20,6 +20,9 @@ soak: $(STAMP)
 
 memory-gain: $(STAMP)
 	$(BIN)/python benchmarks/memory_gain.py $(ARGS)
+
+capacity: $(STAMP)
+	$(BIN)/python benchmarks/capacity.py $(ARGS)
 
 constant: $(STAMP)
 	$(BIN)/python benchmarks/constant.py $(ARGS)

@@ -97,7 +97,8 @@ def measure(job: Job, steps: int) -> dict:
     """Trains one model and asks it; in a process of its own."""
     torch.set_num_threads(1)
     found, config = recipe("mqar"), MEMORIES[job.memory].config
-    settings = replace(found.settings, steps=steps, learning_rate=job.rate, seed=job.seed)
+    warmup = min(found.settings.warmup_steps, steps)
+    settings = replace(found.settings, steps=steps, warmup_steps=warmup, learning_rate=job.rate, seed=job.seed)
     torch.manual_seed(job.seed)
     model = TitansLM(config)
     with TemporaryDirectory() as folder:
@@ -196,6 +197,7 @@ def main() -> None:
     runs = read_json(options.out)["runs"] if options.out.exists() else []
     if any(one["steps"] != options.steps for one in runs):
         raise SystemExit(f"{options.out} holds results of other steps: choose another --out")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
     done = {Job(one["memory"], one["rate"], one["seed"]) for one in runs}
     planned = [Job(name, rate, seed) for seed in options.seeds for name in options.memories for rate in options.rates]
     run([job for job in planned if job not in done], options.steps, options.workers, options.out)
