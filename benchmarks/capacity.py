@@ -97,7 +97,7 @@ def measure(job: Job, steps: int) -> dict:
     """Trains one model and asks it; in a process of its own."""
     torch.set_num_threads(1)
     found, config = recipe("mqar"), MEMORIES[job.memory].config
-    warmup = min(found.settings.warmup_steps, steps)
+    warmup = min(found.settings.warmup_steps or 0, steps)
     settings = replace(found.settings, steps=steps, warmup_steps=warmup, learning_rate=job.rate, seed=job.seed)
     torch.manual_seed(job.seed)
     model = TitansLM(config)
