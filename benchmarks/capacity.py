@@ -21,21 +21,21 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 
 import torch
-from matplotlib import rc_context
+from gain_summary import markdown_table
 
 from titans.cli.findings import machine
-from titans.files import read_json, write_atomically, write_json
+from titans.files import read_json, write_json
 from titans.memory.config import MemoryConfig
+from titans.memory.layer import NeuralMemory
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
-from titans.report.style import add_legend, line_styles, new_panel, styled
+from titans.report.style import add_legend, line_styles, new_panel, save_svg, styled
 from titans.tasks.mqar import MQAR
-from titans.tasks.recipes import recipe
+from titans.tasks.recipes import MQAR_PAIRS, recipe
 from titans.tasks.score import score
 from titans.training.loop import train
 from titans.training.progress import Progress
 
-PAIRS = (8, 16, 32, 64, 128)
 SAMPLES, EVAL_SEED = 200, 5
 
 
@@ -54,13 +54,6 @@ class Memory:
         heads = self.dim if self.vector else 1
         memory: MemoryConfig = base.memory.replace(num_heads=heads, depth=self.depth, expansion=self.expansion)
         return base.replace(dim=self.dim, memory=memory)
-
-    @property
-    def state_size(self) -> int:
-        """Numbers that the memory's weights have."""
-        if self.vector:
-            return self.dim
-        return self.dim**2 if self.depth == 1 else 2 * self.expansion * self.dim**2
 
     def __str__(self) -> str:
         if self.vector:
@@ -97,8 +90,7 @@ def measure(job: Job, steps: int) -> dict:
     """Trains one model and asks it; in a process of its own."""
     torch.set_num_threads(1)
     found, config = recipe("mqar"), MEMORIES[job.memory].config
-    warmup = min(found.settings.warmup_steps or 0, steps)
-    settings = replace(found.settings, steps=steps, warmup_steps=warmup, learning_rate=job.rate, seed=job.seed)
+    settings = replace(found.settings.for_steps(steps), learning_rate=job.rate, seed=job.seed)
     torch.manual_seed(job.seed)
     model = TitansLM(config)
     with TemporaryDirectory() as folder:
@@ -107,10 +99,16 @@ def measure(job: Job, steps: int) -> dict:
         str(pairs): score(
             model, MQAR(vocab_size=config.vocab_size, num_pairs=pairs), settings.length, SAMPLES, seed=EVAL_SEED
         ).tokens_right
-        for pairs in PAIRS
+        for pairs in MQAR_PAIRS
     }
-    about = {"state": MEMORIES[job.memory].state_size, "parameters": model.num_parameters}
+    about = {"state": state_size(model), "parameters": model.num_parameters}
     return asdict(job) | about | {"steps": steps, "train_seconds": round(result.seconds, 1), "right": right}
+
+
+def state_size(model: TitansLM) -> int:
+    """Numbers that the weights of its memories have."""
+    memories = [module for module in model.modules() if isinstance(module, NeuralMemory)]
+    return sum(weight.numel() for memory in memories for weight in memory.initial_weights)
 
 
 def best(runs: list[dict]) -> list[dict]:
@@ -123,7 +121,7 @@ def best(runs: list[dict]) -> list[dict]:
                 by_rate.setdefault(one["rate"], []).append(one)
         if by_rate:
             rate, own = max(by_rate.items(), key=lambda item: fmean(fmean(x["right"].values()) for x in item[1]))
-            means = {pairs: fmean(x["right"][str(pairs)] for x in own) for pairs in PAIRS}
+            means = {pairs: fmean(x["right"][str(pairs)] for x in own) for pairs in MQAR_PAIRS}
             about = {key: own[0][key] for key in ("state", "parameters")}
             rows.append({"memory": name} | about | {"rate": rate, "seeds": len(own), "right": means})
     return rows
@@ -131,9 +129,8 @@ def best(runs: list[dict]) -> list[dict]:
 
 def table(rows: list[dict]) -> str:
     """As Markdown; shares of the values that are right."""
-    heads = ["memory", "state", "parameters", "rate", "seeds", *(f"{pairs} pairs" for pairs in PAIRS)]
-    lines = [heads, ["---"] * len(heads)]
-    lines += [
+    heads = ["memory", "state", "parameters", "rate", "seeds", *(f"{pairs} pairs" for pairs in MQAR_PAIRS)]
+    lines = [
         [
             row["memory"],
             f"{row['state']:,}",
@@ -144,25 +141,26 @@ def table(rows: list[dict]) -> str:
         ]
         for row in rows
     ]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(heads, lines)
 
 
 def draw(rows: list[dict], path: Path) -> None:
     """Share right by number of pairs, a line for each memory."""
     styles = line_styles([row["memory"] for row in rows])
-    with styled(), rc_context({"svg.fonttype": "path"}):  # a file of its own cannot rely on a page's font
+    with styled():
         figure, axes = new_panel("What a memory holds", "share of the values right", "pairs", lines=len(rows))
         for row in rows:
             color, dash, marker = styles[row["memory"]]
             axes.plot([*row["right"].values()], color=color, linestyle=dash, marker=marker)
-        axes.set_xticks(range(len(PAIRS)), [str(pairs) for pairs in PAIRS])
+        axes.set_xticks(range(len(MQAR_PAIRS)), [str(pairs) for pairs in MQAR_PAIRS])
         axes.set_ylim(0, 1.02)
         add_legend(figure, styles, {})
-        write_atomically(path, lambda temporary: figure.savefig(temporary, format="svg", metadata={"Date": None}))
+        save_svg(figure, path)
 
 
-def run(jobs: list[Job], steps: int, workers: int, out: Path) -> None:
-    """Works through the jobs, and writes each result as soon as it is there."""
+def run(jobs: list[Job], runs: list[dict], steps: int, workers: int, out: Path) -> None:
+    """Works through the jobs, adds each result to `runs` and writes them as soon as it is there."""
+    command = shlex.join(["python", "benchmarks/capacity.py", *sys.argv[1:]])
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(workers, context) as pool,
@@ -171,8 +169,7 @@ def run(jobs: list[Job], steps: int, workers: int, out: Path) -> None:
         waiting = [pool.submit(measure, job, steps) for job in jobs]
         try:
             for future in as_completed(waiting):
-                runs = [*(read_json(out)["runs"] if out.exists() else []), future.result()]
-                command = shlex.join(["python", "benchmarks/capacity.py", *sys.argv[1:]])
+                runs.append(future.result())
                 write_json(out, {"command": command, "machine": asdict(machine()), "runs": runs, "best": best(runs)})
                 progress.advance(1)
         except KeyboardInterrupt:
@@ -200,8 +197,8 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     done = {Job(one["memory"], one["rate"], one["seed"]) for one in runs}
     planned = [Job(name, rate, seed) for seed in options.seeds for name in options.memories for rate in options.rates]
-    run([job for job in planned if job not in done], options.steps, options.workers, options.out)
-    rows = best(read_json(options.out)["runs"])
+    run([job for job in planned if job not in done], runs, options.steps, options.workers, options.out)
+    rows = best(runs)
     print(table(rows))
     draw(rows, options.out.with_suffix(".svg"))
 

@@ -5,10 +5,7 @@ from math import sqrt
 from pathlib import Path
 from statistics import fmean, stdev
 
-from matplotlib import rc_context
-
-from titans.files import write_atomically
-from titans.report.style import add_legend, line_styles, new_panel, styled
+from titans.report.style import add_legend, line_styles, new_panel, save_svg, styled
 
 MODELS = ("titans", "control", "control, equal time", "full attention")
 PAIRS = (
@@ -45,7 +42,9 @@ def to_markdown(results: dict) -> str:
     if summary["mean recall"]:
         distances = [*next(iter(summary["mean recall"].values()))]
         rows = [[name, *(f"{x:.0%}" for x in row.values())] for name, row in summary["mean recall"].items()]
-        tables.append(_table(["keys recalled", *(f"{int(distance):,} bytes back" for distance in distances)], rows))
+        tables.append(
+            markdown_table(["keys recalled", *(f"{int(distance):,} bytes back" for distance in distances)], rows)
+        )
     return "\n\n".join(tables)
 
 
@@ -55,7 +54,7 @@ def draw(results: dict, path: Path) -> None:
     shown = {name: differences[f"{name} - control"] for name in MODELS if name != "control"}
     styles = line_styles(shown)
     buckets = [bucket for bucket in next(iter(shown.values())) if bucket != "all"]
-    with styled(), rc_context({"svg.fonttype": "path"}):  # a file of its own cannot rely on a page's font
+    with styled():
         below = "bits per byte, mean and single seeds; below zero is better"
         figure, axes = new_panel("Difference to the control", below, "bytes since the start of the document")
         for name, values in shown.items():
@@ -67,7 +66,7 @@ def draw(results: dict, path: Path) -> None:
         axes.axhline(0, color=line_styles(["control"])["control"].color, linewidth=1.2, zorder=1)
         axes.set_xticks(range(len(buckets)), buckets, fontsize=8)
         add_legend(figure, styles, {})
-        write_atomically(path, lambda temporary: figure.savefig(temporary, format="svg", metadata={"Date": None}))
+        save_svg(figure, path)
 
 
 def _means(runs: Sequence[dict], key: str) -> dict[str, dict[str, float]]:
@@ -103,7 +102,7 @@ def _models_table(runs: Sequence[dict]) -> str:
         own = [run for run in runs if run["model"] == model]
         seconds = fmean(run["train_seconds"] for run in own)
         rows.append([model, f"{own[0]['parameters']:,}", f"{own[0]['tokens']:,}", f"{seconds:,.0f}", str(len(own))])
-    return _table(["model", "parameters", "training tokens", "seconds of training", "seeds"], rows)
+    return markdown_table(["model", "parameters", "training tokens", "seconds of training", "seeds"], rows)
 
 
 def _distance_table(summary: dict) -> str:
@@ -123,7 +122,7 @@ def _distance_table(summary: dict) -> str:
         *(f"{a} - {b}" for a, b in PAIRS[:2]),
         "share of full attention's gain",
     ]
-    return _table(heads, rows)
+    return markdown_table(heads, rows)
 
 
 def _difference(value: dict) -> str:
@@ -131,6 +130,7 @@ def _difference(value: dict) -> str:
     return f"{value['mean']:+.3f}{error}"
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows of cells under their heads."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -76,10 +76,8 @@ _SUMMARY = """## In short
 
 What was aimed at, and what the tables below say: from the lowest to the highest of their sizes, chunk lengths and
 variants. Speeds are quotients of two medians of their column *speed*; with few rounds (they are in the commands) and
-the spreads in the tables a tenth more or less is not to be told from noise, and all of it measured a second time, in a
-fresh clone with some other work beside it, came out as much as a fifth lower: per token 54.7 to 82.5, chunks of 16 at
-0.515 to 0.553 forward and 0.436 to 0.517 forward and backward, 32 sessions 7.22 to 10.9, MAC 6.77 to 7.48
-([lab log](lab-log.md), "performance, a second time").
+the spreads in the tables a tenth more or less is not to be told from noise, and what was measured a second time, with
+some other work beside it, came out as much as a fifth lower ([lab log](lab-log.md), "performance, a second time").
 
 {table}
 

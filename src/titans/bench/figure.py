@@ -10,8 +10,7 @@ from matplotlib.ticker import EngFormatter
 
 from titans.bench.contest import Outcome
 from titans.bench.table import heading
-from titans.files import write_atomically
-from titans.report.style import BLUE, INK, LIGHT_BLUE, MUTED, ORANGE, styled
+from titans.report.style import BLUE, INK, LIGHT_BLUE, MUTED, ORANGE, save_svg, styled
 
 WIDTH, BAR, HEAD, FOOT = 7.0, 0.24, 0.42, 0.42  # inches
 PLOT = (0.36, 0.56)  # left edge and width of the bars, as shares of the picture
@@ -22,7 +21,7 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
     shown = [outcome for outcome in outcomes if _measured(outcome)]
     heights = [HEAD + BAR * len(_measured(outcome)) + FOOT for outcome in shown]
     total = sum(heights) or HEAD
-    with styled(), rc_context({"svg.fonttype": "path", "axes.grid.axis": "x"}):  # a file cannot rely on a page's font
+    with styled(), rc_context({"axes.grid.axis": "x"}):
         figure = Figure(figsize=(WIDTH, total))
         top = total
         for outcome, height in zip(shown, heights, strict=True):
@@ -31,7 +30,7 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
             figure.text(0.02, (top - 0.1) / total, heading(outcome), fontsize=10, fontweight="bold", va="top")
             _panel(axes, outcome)
             top -= height
-        write_atomically(path, lambda temporary: figure.savefig(temporary, format="svg", metadata={"Date": None}))
+        save_svg(figure, path)
 
 
 def _panel(axes: Axes, outcome: Outcome) -> None:

@@ -136,9 +136,7 @@ def _overridden(settings: TrainConfig, given: TrainConfig) -> TrainConfig:
     default = TrainConfig()
     every = {field.name: getattr(given, field.name) for field in fields(given)}
     changed = {name: value for name, value in every.items() if value != getattr(default, name)}
-    if settings.warmup_steps is not None:  # at most all of a run that was made shorter
-        changed = {"warmup_steps": min(settings.warmup_steps, changed.get("steps", settings.steps)), **changed}
-    return replace(settings, **changed)
+    return replace(settings.for_steps(changed.get("steps", settings.steps)), **changed)
 
 
 def _resume(run: Path) -> "TrainResult":

@@ -11,6 +11,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import cycle
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import matplotlib
@@ -18,6 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from titans.files import write_atomically
 
 INK, MUTED, RULE, GRID = "#1f2933", "#5f6c7b", "#b8c1cc", "#e6eaef"
 BLUE, LIGHT_BLUE, ORANGE, LIGHT_ORANGE = "#0b5cad", "#3b93d6", "#c2410c", "#dd7f16"
@@ -163,6 +166,12 @@ def to_svg(figure: Figure, name: str, description: str) -> str:
     }
     ElementTree.indent(root, space="")
     return ElementTree.tostring(root, encoding="unicode")
+
+
+def save_svg(figure: Figure, path: Path) -> None:
+    """The figure as a file of its own: letters as shapes, as it cannot rely on a page's font."""
+    with matplotlib.rc_context({"svg.fonttype": "path"}):
+        write_atomically(path, lambda temporary: figure.savefig(temporary, format="svg", metadata={"Date": None}))
 
 
 def _attribute(key: str, value: str, name: str) -> str:

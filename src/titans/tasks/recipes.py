@@ -83,9 +83,12 @@ def _s3(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable
     return _stages(settings, (task, 24, 0.5), (task, 128, 0.5))
 
 
+MQAR_PAIRS = (8, 16, 32, 64, 128)
+
+
 def _mqar(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
     """8 to 128 pairs of 1,024 tokens, mixed, always in as many tokens as the window has."""
-    task = Mixed(tuple(MQAR(vocab_size=1024, num_pairs=pairs) for pairs in (8, 16, 32, 64, 128)))
+    task = Mixed(tuple(MQAR(vocab_size=1024, num_pairs=pairs) for pairs in MQAR_PAIRS))
     lengths = Lengths(shortest=settings.length, longest=settings.length)
     return SampleBatches(task, lengths, settings.batch_size, settings.length, settings.seed)
 

@@ -1,6 +1,6 @@
 """TrainConfig: how a model is trained. Importing it does not import torch."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -60,6 +60,11 @@ class TrainConfig:
         require(self, "gate_penalty", self.gate_penalty >= 0, "0 or more")
         require(self, "precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
         require(self, "seed", 0 <= self.seed < 2**63, "0 or more, and below 2**63")
+
+    def for_steps(self, steps: int) -> "TrainConfig":
+        """The same in so many steps, with a warm-up that is no longer than they are."""
+        warmup = None if self.warmup_steps is None else min(self.warmup_steps, steps)
+        return replace(self, steps=steps, warmup_steps=warmup)
 
     def to_dict(self) -> dict:
         """The fields, as JSON holds them."""

@@ -25,7 +25,6 @@ from titans.memory.kernels.uncompiled import uncompiled
 
 _FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-shared", "-fPIC", "-w")
-_KERNELS = ("elementwise", "convolution", "step", "chunk")
 DTYPES = {torch.float32: ("-DREAL=float", "-DSINGLE"), torch.float64: ("-DREAL=double",)}
 _log = logging.getLogger("titans")
 
@@ -67,8 +66,8 @@ def compiled(name: str, dtype: torch.dtype, *, rounded: bool = False) -> ctypes.
 def unavailable() -> str | None:
     """Why kernels cannot be used on this machine, or None if all of them can; the first call says so in the log too."""
     try:
-        for name in _KERNELS:
-            compiled(name, torch.float32)
+        for path in sorted(_FOLDER.glob("*.c")):
+            compiled(path.stem, torch.float32)
     except BuildError as error:
         _log.warning("the compiled kernels are not used, a slower form takes their place: %s", error)
         return str(error)
