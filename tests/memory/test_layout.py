@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from titans.memory.layout import compact, document_positions, layout, take
+from titans.memory.layout import Layout, compact, document_positions, layout, take
 
 CALLS = [  # start positions, length, unit, with mask, with resets
     ([0, 0], 8, 4, False, False),
@@ -40,8 +40,16 @@ def by_hand(start: int, length: int, unit: int, mask: list[bool], reset: list[bo
     return placed, position
 
 
+@pytest.fixture(params=["asked", "unasked"])
+def asked(request, monkeypatch) -> bool:
+    """Whether tensors may be looked at, or are treated as an accelerator's."""
+    if request.param == "unasked":
+        monkeypatch.setattr("titans.memory.layout.may_ask", lambda x: False)
+    return request.param == "asked"
+
+
 @pytest.mark.parametrize(("starts", "length", "unit", "masked", "resets"), CALLS)
-def test_every_token_is_in_the_slot_of_its_position(starts, length, unit, masked, resets):
+def test_every_token_is_in_the_slot_of_its_position(asked, starts, length, unit, masked, resets):
     mask, reset = flags(length, 0.6) if masked else None, flags(length, 0.2) if resets else None
     plan = layout(torch.tensor(starts), length, unit, mask, reset)
     numbers = torch.arange(1, length + 1).expand(2, length)
@@ -68,8 +76,46 @@ def test_every_token_is_in_the_slot_of_its_position(starts, length, unit, masked
         assert {r for r, is_fresh in enumerate(fresh) if is_fresh} == begins
     present = torch.ones(2, length, dtype=torch.bool) if mask is None else mask
     assert torch.equal(plan.restore(slots, length), numbers * present)
-    assert plan.all_full == plan.full.all(1).tolist()
-    assert plan.any_full == plan.full.any(1).tolist()
+    check_lists(plan, asked)
+
+
+def check_lists(plan: Layout, asked: bool) -> None:
+    """What may be so is said to be so; if it may be asked, nothing else is."""
+    old = torch.zeros_like(plan.full) if plan.old is None else plan.old.any(-1)
+    fresh = torch.zeros_like(plan.full) if plan.fresh is None else plan.fresh
+    said = torch.tensor([plan.any_full, plan.any_old, plan.any_fresh, [not x for x in plan.all_full]])
+    true = torch.stack([plan.full, old, fresh, ~plan.full]).any(-1)
+    assert torch.equal(said, true) if asked else (said >= true).all()
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 8), (0, 9), (8, 3), (3, 1), (3, 5), (6, 21), (3, 0)])
+def test_a_known_position_is_laid_out_as_if_it_were_asked_for(monkeypatch, start, length):
+    position = torch.tensor([start, start])
+    expected = layout(position, length, 4, None, None)
+    monkeypatch.setattr("titans.memory.layout.may_ask", lambda x: False)
+    plan = layout(position, length, 4, None, None, start)
+    assert plan.num_rounds == expected.num_rounds
+    assert (plan.source is None, plan.old is None) == (expected.source is None, expected.old is None)
+    numbers = torch.arange(1, length + 1).expand(2, length)
+    assert torch.equal(plan.arrange(numbers), expected.arrange(numbers))
+    assert plan.known_end == start + length
+    check_lists(plan, asked=False)
+
+
+def test_what_masks_and_resets_do_to_a_position_is_not_known():
+    position, on = torch.tensor([4]), torch.ones(1, 6, dtype=torch.bool)
+    assert layout(position, 6, 4, on, None, 4).known_end is None
+    assert layout(position, 6, 4, None, on, 4).known_end is None
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradients_go_where_the_values_came_from(masked):
+    mask = flags(10, 0.6) if masked else None
+    plan = layout(torch.tensor([0, 3]), 10, 4, mask, None)
+    x = torch.randn(2, 10, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(plan.arrange, x)
+    slots = plan.arrange(x).detach().requires_grad_()
+    assert torch.autograd.gradcheck(lambda slots: plan.restore(slots, 10), slots)
 
 
 def test_arrange_and_restore_keep_further_axes():

@@ -19,7 +19,7 @@ def stream(
 
 
 def segments_of(given: Stream, *tensors: torch.Tensor):
-    segmentation = Segmentation(given, SIZE)
+    segmentation = Segmentation(given, SIZE, None)
     return segmentation, list(segmentation.segments(*tensors))
 
 
@@ -83,6 +83,6 @@ def test_outputs_go_back_in_order_with_pauses_and_documents():
 
 def test_slots_beyond_the_fill_are_cleared():
     x = torch.ones(3, SIZE, 2, 5)
-    segmentation = Segmentation(stream([0, 1, 2], 6), SIZE)  # ends at 6, 7 and 8: fills of 2, 3 and none
+    segmentation = Segmentation(stream([0, 1, 2], 6), SIZE, None)  # ends at 6, 7 and 8: fills of 2, 3 and none
     kept = segmentation.open_slots(x)
     assert kept[:, :, 0, 0].tolist() == [[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 0, 0]]

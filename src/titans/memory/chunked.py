@@ -31,7 +31,7 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
     length = call.q.shape[1]
     if length == 0:
         return call.q, state
-    plan = layout(state.position, length, state.chunk_size, call.mask, call.reset)
+    plan = layout(state.position, length, state.chunk_size, call.mask, call.reset, state.known_position)
     q, k, v = (plan.arrange(x).transpose(2, 3).unbind() for x in (call.q, call.k, call.v))  # R of [B, H, C, d]
     gates = chunk_gates(call, plan)
     widths = [d_in for d_in, _ in network.layer_dims]
@@ -66,6 +66,7 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
     empty = ~filled[:, None, :, None]  # everything where the last chunk is full
     return y, state.replace(
         position=plan.end,
+        known_position=plan.known_end,
         weights=weights,
         momentum=momentum,
         pending=pending,

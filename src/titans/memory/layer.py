@@ -23,7 +23,7 @@ from titans.memory.kernels import gpu
 from titans.memory.kernels.native import native_titans, unsupported
 from titans.memory.kernels.short_convolution import Finish
 from titans.memory.kernels.step import OUTPUT_EPSILON, Parameters, Projections, Workspace, native_step_
-from titans.memory.layout import document_positions
+from titans.memory.layout import document_positions, may_ask
 from titans.memory.networks import MemoryNetwork, Norm
 from titans.memory.norm import RMSNorm
 from titans.memory.recurrent import recurrent_titans
@@ -106,7 +106,8 @@ class NeuralMemory(nn.Module):
 
         Raises:
             ValueError: x, state, mask or reset have the wrong shape or dtype.
-            NonFiniteError: x holds NaN or infinite values.
+            NonFiniteError: x holds NaN or infinite values. An accelerator is not asked, as it would have to be waited
+                for: there they go on into y and the new state, and `state` stays as it was.
         """
         self._check(x, mask, reset)
         state = self.begin(x) if state is None else state
@@ -202,6 +203,8 @@ class NeuralMemory(nn.Module):
         mask, reset = (None if flags is None else flags.to(x.device, torch.bool) for flags in (mask, reset))
         if workspace is None and not torch.compiler.is_compiling():
             workspace = self.workspace(state)
+        if state.known_position is not None:
+            raise ValueError("the state may share its tensors with others: pass state.own(), to be changed in place")
         begins = None if reset is None else (reset if mask is None else reset & mask).unsqueeze(1)
         if workspace is None:
             present = None if mask is None else mask.unsqueeze(1)
@@ -335,8 +338,8 @@ class NeuralMemory(nn.Module):
 
 
 def check_finite(x: Tensor) -> None:
-    """Raises NonFiniteError unless x is one that a memory may read."""
-    if not bool(torch.isfinite(x).all()):
+    """Raises NonFiniteError unless x is one that a memory may read; takes it to be so where it may not ask."""
+    if may_ask(x) and not bool(torch.isfinite(x).all()):
         raise NonFiniteError("x holds NaN or infinite values; the memory would never recover from them")
 
 

@@ -12,17 +12,19 @@ from torch import Tensor
 from titans.errors import TitansError
 from titans.files import load_tensors, save_tensors
 
+_KNOWN = "known_position"  # the one field that says of tensors what they hold
+
 
 class TensorTree:
     """What frozen dataclasses of tensors, tuples of tensors and further trees can do."""
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """A copy with `change` applied to every tensor."""
-        return _map(self, change)
+        return _map(self, change, keep=False)
 
     def detach(self) -> Self:
         """The same values, cut off from the graph that made them and from the model's parameters."""
-        return self.map(lambda tensor: tensor.detach().clone())
+        return _map(self, lambda tensor: tensor.detach().clone(), keep=True)
 
     def own(self) -> Self:
         """The same values in memory of their own, to be changed in place: no gradients, nothing shared."""
@@ -95,6 +97,9 @@ class MemoryState(TensorTree):
     """open chunk: log(1 - alpha) [B, H, C, G], theta [B, H, C, 1 or L] and, with momentum, log(eta) likewise"""
     tail: Tensor
     """the last inputs of the convolution [B, conv_size - 1, channels]; no channels without convolution"""
+    known_position: int | None = None
+    """`position`, where it is every row's and the processor knows it, so that an accelerator need not be asked. Copies
+    by anything but `detach` forget it, as they may be changed in place"""
 
     @classmethod
     def fresh(
@@ -128,6 +133,7 @@ class MemoryState(TensorTree):
             slope=zeros(heads, chunk_size),
             gates=tuple(zeros(heads, chunk_size, width) for width in widths),
             tail=zeros(*tail),
+            known_position=0,
         )
 
     @property
@@ -136,6 +142,8 @@ class MemoryState(TensorTree):
 
     def replace(self, **changes: Any) -> "MemoryState":
         """A copy with some fields changed."""
+        if "position" in changes:
+            changes = {_KNOWN: None} | changes
         return dataclasses.replace(self, **changes)
 
     def save(self, path: str | Path) -> None:
@@ -162,14 +170,17 @@ class MemoryState(TensorTree):
         return cls(**single, **groups)  # pyright: ignore[reportArgumentType]
 
 
-def _map(node: Any, change: Callable[[Tensor], Tensor]) -> Any:
+def _map(node: Any, change: Callable[[Tensor], Tensor], keep: bool) -> Any:
+    """keep: what the processor knows of the tensors holds after the change as well."""
     if isinstance(node, Tensor):
         return change(node)
     if isinstance(node, tuple):
-        return tuple(_map(child, change) for child in node)
+        return tuple(_map(child, change, keep) for child in node)
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
         fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
-        return type(node)(**{name: _map(child, change) for name, child in fields.items()})
+        if not keep:
+            fields.pop(_KNOWN, None)
+        return type(node)(**{name: _map(child, change, keep) for name, child in fields.items()})
     return node
 
 

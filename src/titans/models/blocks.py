@@ -173,7 +173,7 @@ class MemoryAsContext(nn.Module):
         weight = self.attention.context_weight
         always_keys, always_values = self.attention.project_persistent(weight)
 
-        segmentation = Segmentation(stream, self.config.segment_size)
+        segmentation = Segmentation(stream, self.config.segment_size, memory.known_position)
         every_slot = torch.arange(self.config.segment_size, device=x.device)
         places = torch.cat([every_slot[self.recalled], every_slot])  # [M + S], of what attention may see
         attended, written, reads = [], [], []

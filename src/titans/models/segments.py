@@ -57,13 +57,14 @@ class Segment:
 class Segmentation:
     """The segments of one call, and how to put their outputs back in order."""
 
-    def __init__(self, stream: Stream, size: int) -> None:
+    def __init__(self, stream: Stream, size: int, known: int | None) -> None:
+        """known: `Stream.start`, where it is every row's and the processor knows it."""
         self.stream, self.size = stream, size
         self.length = stream.position.shape[1]
         single = self.length == 1 and stream.mask is None and stream.reset is None
         self.plan: Layout | None = None
         if not single:
-            self.plan = layout(stream.start, self.length, size, stream.mask, stream.reset)
+            self.plan = layout(stream.start, self.length, size, stream.mask, stream.reset, known)
         self.end = stream.start + 1 if self.plan is None else self.plan.end
 
     def segments(self, *tensors: Tensor) -> Iterator[Segment]:

@@ -63,7 +63,7 @@ def _triton_titans(call: Call) -> tuple[Tensor, MemoryState]:
         raise ValueError(f"the Triton kernels cannot be used here: {reason}; chunk_titans can")
     from titans.memory.kernels.gpu_function import ChunkLoop, Job
 
-    plan = layout(state.position, length, state.chunk_size, call.mask, call.reset)
+    plan = layout(state.position, length, state.chunk_size, call.mask, call.reset, state.known_position)
     gates = chunk_gates(call, plan)
     sums, strain, drift = _sums(gates, [d_in for d_in, _ in network.layer_dims])
 
@@ -106,6 +106,7 @@ def _triton_titans(call: Call) -> tuple[Tensor, MemoryState]:
     empty = torch.arange(plan.unit, device=fill.device) >= fill.unsqueeze(1)  # all, where the last chunk is full
     return plan.restore(y.transpose(0, 1), length), state.replace(
         position=plan.end,
+        known_position=plan.known_end,
         weights=weights,
         momentum=momentum[0] if momentum else (),
         pending=pending,

@@ -76,7 +76,7 @@ def _native_titans(call: Call) -> tuple[Tensor, MemoryState]:
     if reason is not None:
         raise ValueError(f"the native kernel cannot be used here: {reason}; chunk_titans can")
 
-    plan = layout(state.position, length, state.chunk_size, call.mask, call.reset)
+    plan = layout(state.position, length, state.chunk_size, call.mask, call.reset, state.known_position)
     gates, old = _one_width(call.gates, network.depth), _one_width(open_gates(state), network.depth)
     shape = _Shape(call, plan, gates.theta.shape[-1])
     tensors = (
@@ -95,6 +95,7 @@ def _native_titans(call: Call) -> tuple[Tensor, MemoryState]:
     weights, *momentum, inputs, errors = by_layer(layered, network.depth)
     return y, state.replace(
         position=plan.end,
+        known_position=plan.known_end,
         weights=weights,
         momentum=momentum[0] if momentum else (),
         pending=pending,
