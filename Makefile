@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 
-.PHONY: quickstart test lint soak memory-gain capacity constant bench bench-gpu
+.PHONY: quickstart test lint soak memory-gain capacity constant bench bench-gpu check-gpu
 
 quickstart: $(STAMP)
 	$(BIN)/titans quickstart $(ARGS)
@@ -30,7 +30,10 @@ constant: $(STAMP)
 bench: $(PEERS)
 	$(BIN)/python benchmarks/performance.py $(ARGS)
 
-# On a machine with a CUDA GPU; flash-linear-attention is measured too where it is installed.
+# On a machine with a CUDA GPU: the kernels' numbers, then their speed; flash-linear-attention is measured too where it is installed.
+check-gpu: $(STAMP)
+	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
+
 bench-gpu: $(PEERS)
 	$(BIN)/python benchmarks/performance.py gpu $(ARGS)
 

@@ -106,9 +106,8 @@ Where an aim is hard to reach:
 _ON_A_GPU = "## On a GPU"
 _NOT_MEASURED = f"""{_ON_A_GPU}
 
-GPU: not measured. On a machine with a CUDA GPU: `python benchmarks/performance.py gpu` (`make bench-gpu`). Known
-already: a call reads two or three numbers back from the device before its kernel starts (whether the input is finite,
-how documents lie), and each process tunes the kernels anew."""
+GPU: not measured. On a machine with a CUDA GPU: `python benchmarks/performance.py gpu` (`make bench-gpu`). Whether
+the kernels are right there: `make check-gpu`. Known already: each process tunes the kernels anew."""
 
 _SUBJECTS = {
     "memory": """## The memory alone
