@@ -107,8 +107,8 @@ _ON_A_GPU = "## On a GPU"
 _NOT_MEASURED = f"""{_ON_A_GPU}
 
 GPU: not measured. On a machine with a CUDA GPU: `python benchmarks/performance.py gpu` (`make bench-gpu`). Whether
-the kernels are right there: `make check-gpu`. The first call of a shape tries the kernels' settings; what was fastest is
-kept on the disk."""
+the kernels are right there: `make check-gpu`. The first call of a shape tries the kernels' settings; what was fastest
+is kept on the disk."""
 
 _SUBJECTS = {
     "memory": """## The memory alone
