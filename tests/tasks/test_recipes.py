@@ -5,8 +5,21 @@ import pytest
 from titans.errors import TitansError
 from titans.models.config import VARIANTS
 from titans.models.presets import num_parameters
+from titans.tasks.babi import LABELS
 from titans.tasks.recipes import RECIPES, recipe
 from titans.training.config import TrainConfig
+
+
+@pytest.fixture(autouse=True)
+def stories(tmp_path, monkeypatch):
+    """A folder of bAbI's five tasks, each with a story."""
+    folder = tmp_path / "babi"
+    folder.mkdir()
+    for task, answers in LABELS.items():
+        answer = min(answers)
+        story = f"1 The {answer} it is.\n2 What is it? \t{answer}\t1\n"
+        (folder / f"{task}_story_train.txt").write_text(story)
+    monkeypatch.setenv("TITANS_DATA", str(tmp_path))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -32,6 +45,20 @@ def test_needles_begin_with_pass_keys(documents):
     texts = [bytes(source.next().tokens.flatten().tolist()) for _ in range(10)]
     assert [b"\n#key:" in text for text in texts] == [True] * 3 + [False] * 7
     assert b"special magic" in texts[3]
+
+
+def test_babilong_hides_stories_in_the_text(documents):
+    source = recipe("babilong").source(documents, TrainConfig(steps=50, batch_size=2, length=512))
+    text = bytes(source.next().tokens[0].tolist())
+    told, asked = text.split(b"\nWhat is it? ")
+    answer = asked.split(b".")[0]
+    assert b" The " + answer + b" it is." in told
+
+
+def test_babilong_without_stories(documents, monkeypatch):
+    monkeypatch.delenv("TITANS_DATA")
+    with pytest.raises(TitansError, match="TITANS_DATA is not set"):
+        recipe("babilong").source(documents, TrainConfig())
 
 
 def test_no_such_recipe():

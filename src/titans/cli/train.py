@@ -56,7 +56,8 @@ def run(
     Args:
         text: text file, folder, .gz or - for standard input
         out: folder of the new run: checkpoint, metrics.jsonl
-        recipe: a task to learn, with its own model and settings, unless given: needles, parity or S3
+        recipe: a task to learn, with its own model and settings, unless given: needles, babilong, mqar,
+            in-context-recall, noisy-recall, fuzzy-recall, copying, parity or S3
         preset: size of the model: tiny, small, 170m, ...
         variant: memory as context, as gate, as layer, alone, or attention without a memory
         baseline: another model instead, of as many parameters as the recipe's; needs pip install 'titans[hf]'

@@ -10,8 +10,12 @@ from titans.data.batches import TokenDocument
 from titans.errors import TitansError
 from titans.memory.config import MemoryConfig
 from titans.models.config import TitansConfig
+from titans.tasks.babi import LABELS
+from titans.tasks.babilong import Babilong
 from titans.tasks.batches import Countable, InStages, Lengths, SampleBatches
+from titans.tasks.copying import SelectiveCopying
 from titans.tasks.filler import Filler
+from titans.tasks.mad import FuzzyRecall, InContextRecall, noisy_recall
 from titans.tasks.mqar import MQAR
 from titans.tasks.needles import needles
 from titans.tasks.pass_keys import PassKeys
@@ -66,10 +70,17 @@ def _stages(settings: TrainConfig, *stages: tuple[Task, int, float], text_weight
 
 
 def _needles(documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
-    """Short pass keys first, then all kinds with one needle: up to 1,024 tokens, and up to 4,096."""
+    """Short pass keys first, then all kinds with one needle, w twice as often: up to 1,024 tokens, and to 4,096."""
     keys = PassKeys(filler=Filler(documents))
-    kinds = Mixed(tuple(needles(kind, documents, again=0.8) for kind in ("pk", "n", "w")))
+    kinds = Mixed(tuple(needles(kind, documents, again=0.8) for kind in ("pk", "n", "w", "w")))
     return _stages(settings, (keys, 512, 0.06), (kinds, 1024, 0.74), (kinds, 4096, 0.2), text_weight=0.05)
+
+
+def _babilong(documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
+    """bAbI's five tasks mixed, of its training split: the facts with little text between them, then with more."""
+    text = Filler(documents)
+    tasks = Mixed(tuple(Babilong(task, text, split="train", mode="finetuned") for task in LABELS))
+    return _stages(settings, (tasks, 512, 0.5), (tasks, 1024, 0.3), (tasks, 4096, 0.2), text_weight=0.05)
 
 
 def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
@@ -83,6 +94,16 @@ def _s3(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable
     return _stages(settings, (task, 24, 0.5), (task, 128, 0.5))
 
 
+def _of_one_task(task: Task) -> Callable[[Sequence[TokenDocument], TrainConfig], Countable]:
+    """Samples of up to as many tokens as the window has."""
+
+    def source(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
+        lengths = Lengths(shortest=task.shortest, longest=settings.length)
+        return SampleBatches(task, lengths, settings.batch_size, settings.length, settings.seed)
+
+    return source
+
+
 MQAR_PAIRS = (8, 16, 32, 64, 128)
 
 
@@ -94,8 +115,9 @@ def _mqar(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countab
 
 
 # About a million parameters over bytes, which sees 64 of them. One memory, in the second block, whose keys are the
-# last eleven bytes: in a UUID one or two are not enough to tell what comes next. In chunks of four: its keys resemble
-# each other, and gradients that do not see each other go too far together (docs/lab-log.md).
+# last fifteen bytes: in a UUID one or two are not enough to tell what comes next, and eleven are all digits where the
+# last of its groups ends. In chunks of four: its keys resemble each other, and gradients that do not see each other go
+# too far together (docs/lab-log.md).
 _SMALL = TitansConfig(
     dim=192,
     num_layers=2,
@@ -103,7 +125,30 @@ _SMALL = TitansConfig(
     window_size=64,
     segment_size=64,
     memory_layers=(1,),
-    memory=MemoryConfig(num_heads=1, depth=1, chunk_size=4, conv_size=12),
+    memory=MemoryConfig(num_heads=1, depth=1, chunk_size=4, conv_size=16),
+)
+
+# Two memories, so that a second can look up what a first has found: who has the apple, and where she is.
+_READING = TitansConfig(
+    variant="mac",
+    dim=128,
+    num_layers=3,
+    num_heads=2,
+    window_size=128,
+    segment_size=128,
+    memory_layers=(1, 2),
+    memory=MemoryConfig(num_heads=1, depth=1, chunk_size=8, conv_size=4),
+)
+
+# Keys and values that stand next to each other: two blocks, of which the first tells apart what a token is.
+_RECALLING = TitansConfig(
+    variant="lmm",
+    dim=64,
+    num_layers=2,
+    num_heads=2,
+    window_size=32,
+    segment_size=32,
+    memory=MemoryConfig(num_heads=1, depth=1, chunk_size=8, conv_size=4),
 )
 
 # A reflection per token: theta reaches 2 and the guard lets it, every token is written at the weights before it, and
@@ -132,9 +177,24 @@ RECIPES = {
         purpose="find what was said once in a long text: RULER's pk, n and w at up to 4,096 bytes",
         config=_SMALL,
         settings=TrainConfig(
-            steps=5000, batch_size=4, length=512, learning_rate=2e-3, warmup_steps=100, gate_penalty=0.02
+            steps=5000,
+            batch_size=4,
+            length=512,
+            learning_rate=2e-3,
+            final_lr_fraction=0.02,
+            warmup_steps=100,
+            gate_penalty=0.02,
         ),
         source=_needles,
+        reads_text=True,
+    ),
+    "babilong": Recipe(
+        purpose="BABILong's qa1 to qa5 at up to 4,096 bytes; bAbI's files in $TITANS_DATA/babi",
+        config=_READING,
+        settings=TrainConfig(
+            steps=2500, batch_size=6, length=512, learning_rate=2e-3, warmup_steps=100, gate_penalty=0.005
+        ),
+        source=_babilong,
         reads_text=True,
     ),
     "mqar": Recipe(
@@ -152,6 +212,32 @@ RECIPES = {
         ),
         settings=TrainConfig(steps=1500, batch_size=8, length=512, learning_rate=3e-3, warmup_steps=50),
         source=_mqar,
+    ),
+    "copying": Recipe(
+        purpose="say 16 tokens among blanks again in their order, in up to 256 tokens",
+        config=_RECALLING.replace(
+            vocab_size=SelectiveCopying().vocab_size, dim=96, memory=_RECALLING.memory.replace(chunk_size=4)
+        ),
+        settings=TrainConfig(steps=2000, batch_size=16, length=256, learning_rate=3e-3, warmup_steps=50),
+        source=_of_one_task(SelectiveCopying()),
+    ),
+    "in-context-recall": Recipe(
+        purpose="MAD: the value that a key had before, in up to 128 tokens",
+        config=_RECALLING.replace(vocab_size=InContextRecall().vocab_size),
+        settings=TrainConfig(steps=600, batch_size=32, length=128, learning_rate=3e-3, warmup_steps=50),
+        source=_of_one_task(InContextRecall()),
+    ),
+    "noisy-recall": Recipe(
+        purpose="MAD: the same with pairs that mean nothing in between",
+        config=_RECALLING.replace(vocab_size=noisy_recall().vocab_size),
+        settings=TrainConfig(steps=600, batch_size=32, length=128, learning_rate=3e-3, warmup_steps=50),
+        source=_of_one_task(noisy_recall()),
+    ),
+    "fuzzy-recall": Recipe(
+        purpose="MAD: keys and values of one to three tokens, in up to 128",
+        config=_RECALLING.replace(variant="mag", vocab_size=FuzzyRecall().vocab_size),
+        settings=TrainConfig(steps=1500, batch_size=32, length=128, learning_rate=3e-3, warmup_steps=50),
+        source=_of_one_task(FuzzyRecall()),
     ),
     "parity": Recipe(
         purpose="whether the number of ones so far is odd: words of up to 32 bits",
