@@ -57,7 +57,7 @@ def run(
         text: text file, folder, .gz or - for standard input
         out: folder of the new run: checkpoint, metrics.jsonl
         recipe: a task to learn, with its own model and settings, unless given: needles, babilong, mqar,
-            in-context-recall, noisy-recall, fuzzy-recall, copying, parity or S3
+            in-context-recall, noisy-recall, fuzzy-recall, copying, parity or S3; NAME-large on a GPU
         preset: size of the model: tiny, small, 170m, ...
         variant: memory as context, as gate, as layer, alone, or attention without a memory
         baseline: another model instead, of as many parameters as the recipe's; needs pip install 'titans[hf]'
