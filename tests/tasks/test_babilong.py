@@ -217,3 +217,30 @@ def test_stated_answers_of_the_real_files_are_right(name):
             answer = answer_of(sample)
             assert answer == f" {question.answer}{WORDINGS[name].end}"
             assert scored(answer, question.answer, question.text, babilong.labels)
+
+
+def test_earlier_questions_are_answered_where_they_were(folder):
+    """Each answer is where the person went last, in the text up to there."""
+    number = 0
+    for sample in samples(task(folder, split="train", earlier=1.0), 1500):
+        text = text_of(sample)
+        assert len(text) == 1500
+        for asked in re.finditer(r"\nWhere is (\w+)\? (\w+)\.", text):
+            assert dict(facts_of(text[: asked.start()]))[asked[1]] == asked[2]
+            number += 1
+        asked = sample.whole().labels != IGNORED
+        answers = re.findall(r"\?( \w+)", text)
+        assert asked.sum() == sum(len(answer) + 1 for answer in answers)  # and the full stop
+    assert number > 80  # 40 samples, of stories with up to five questions
+
+
+def test_earlier_questions_are_no_part_of_the_benchmarks_prompt(folder):
+    with pytest.raises(ValueError, match=r"earlier is 0\.5; it must be from 0 to 1, and 0 with mode fewshot"):
+        task(folder, mode="fewshot", earlier=0.5)
+
+
+def test_earlier_questions_stay_out_where_there_is_no_room(folder):
+    few, many = task(folder), task(folder, earlier=1.0)
+    for seed in range(20):
+        length = few.shortest + seed
+        assert len(many.sample(length, np.random.default_rng(seed)).whole()) == length

@@ -17,7 +17,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -44,12 +44,14 @@ _QUESTION = re.compile(r"(\d+) (.+\?) *\t(\w+)\t[\d ]+")
 
 @dataclass(frozen=True)
 class Question:
-    """A question and the story so far, without the questions that came before."""
+    """A question and the story so far."""
 
     facts: tuple[str, ...]
     """sentences, in the order in which they were told"""
     text: str
     answer: str
+    earlier: tuple["Question", ...] = field(default=(), compare=False)
+    """what was asked before in the same story"""
 
 
 def babi_folder() -> Path:
@@ -100,12 +102,13 @@ def _text(file: Path) -> str:
 
 def _parse(file: Path, lines: list[str], labels: frozenset[str]) -> Iterator[Question]:
     facts: list[str] = []
+    questions: list[Question] = []
     previous = 0
     for at, line in enumerate(lines, 1):
         told, asked = _FACT.fullmatch(line), _QUESTION.fullmatch(line)
         number = int((told or asked or ["", "-1"])[1])
         if number == 1:
-            facts, previous = [], 0
+            facts, questions, previous = [], [], 0
         if number != previous + 1:
             raise _damaged(file, at, "neither the next fact or question of its story nor the first of another")
         previous = number
@@ -114,7 +117,8 @@ def _parse(file: Path, lines: list[str], labels: frozenset[str]) -> Iterator[Que
         elif asked:
             if asked[3] not in labels:
                 raise _damaged(file, at, f"{asked[3]!r} answers no question of the task")
-            yield Question(tuple(facts), asked[2], asked[3])
+            questions.append(Question(tuple(facts), asked[2], asked[3], tuple(questions)))
+            yield questions[-1]
 
 
 def _damaged(file: Path, at: int, why: str) -> TitansError:

@@ -12,6 +12,7 @@ all sentences; between facts and sentences there is a space; finetuned, a new li
 ends the answer, where the benchmark has tokens of its own.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ from titans.errors import TitansError
 from titans.tasks.babi import LABELS, SPLITS, BabiTask, Question, Split, babi_folder, read_questions
 from titans.tasks.babilong_prompts import WORDINGS, Plain
 from titans.tasks.filler import Filler, hidden
-from titans.tasks.sample import Piece, Sample, stated, unasked
+from titans.tasks.sample import Piece, Sample, joined, stated, unasked
 from titans.tasks.sentences import background, next_end
 
 Mode = Literal["fewshot", "finetuned"]
@@ -45,6 +46,7 @@ class Babilong:
         *,
         split: Split,
         mode: Mode = "fewshot",
+        earlier: float = 0.0,
         tokenizer: Tokenizer = ByteTokenizer(),  # noqa: B008 (it has no state)
         folder: Path | None = None,
     ) -> None:
@@ -52,10 +54,12 @@ class Babilong:
         Args:
             filler: what hides the facts, in the tokenizer's tokens; None: there is only length 0.
             split: of bAbI's questions: "train" or "test".
+            earlier: share of a story's earlier questions that are asked and answered too, each after the facts that it
+                came after, as far as there is room: to learn more from a sample than the one answer at its end.
             folder: where bAbI's files are; None: in `babi` of $TITANS_DATA.
 
         Raises:
-            ValueError: there is no such task, split or mode.
+            ValueError: there is no such task, split or mode, or `earlier` does not go with it.
             TitansError: bAbI's files are missing or damaged.
         """
         for name, value, known in (("task", task, LABELS), ("split", split, SPLITS), ("mode", mode, MODES)):
@@ -63,7 +67,10 @@ class Babilong:
                 raise ValueError(f"Babilong.{name} is {value!r}; it must be one of {', '.join(known)}")
         self.task: BabiTask = task
         self.split, self.mode, self.tokenizer = split, mode, tokenizer
+        if not 0 <= earlier <= 1 or (earlier and mode == "fewshot"):
+            raise ValueError(f"Babilong.earlier is {earlier!r}; it must be from 0 to 1, and 0 with mode fewshot")
         self._filler, self._wording = filler, WORDINGS[task] if mode == "fewshot" else Plain()
+        self._earlier = earlier
         questions = read_questions(folder or babi_folder(), task, split)
         self._opening = self._unasked(self._wording.opening())
         self._facts = {fact: self._unasked(f" {fact}") for fact in {f for q in questions for f in q.facts}}
@@ -119,10 +126,20 @@ class Babilong:
             return Sample((self._opening, self._unasked(" ".join(question.facts)), end))
         facts = [self._facts[fact] for fact in question.facts]
         hay = length - len(self._opening) - sum(map(len, facts)) - len(end)
+        for asked in self._chosen(question.earlier, random):
+            piece, after = joined([self._answered(asked), self._unasked(self._wording.end)]), len(asked.facts) - 1
+            if len(piece) <= hay:
+                facts[after] = joined([facts[after], piece])
+                hay -= len(piece)
         rest = background(self._filler, hay, self.tokenizer, random)
         places = random.integers(hay + 1, size=len(facts)).tolist()
         cuts = sorted(next_end(rest, place, self.tokenizer) for place in places)
         return Sample((self._opening, *hidden(rest, facts, cuts), end))
+
+    def _chosen(self, earlier: Sequence[Question], random: np.random.Generator) -> list[Question]:
+        if not self._earlier:
+            return []
+        return [asked for asked in earlier if asked.facts and random.random() < self._earlier]
 
     def _answered(self, question: Question) -> Piece:
         """The question with its answer."""
