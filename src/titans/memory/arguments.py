@@ -189,7 +189,7 @@ def _check(
     if state is None:
         state = _fresh(weights, state_rows, *widths)
     elif not torch.compiler.is_compiling():  # a graph could not hold it, and has fixed shapes
-        _check_state(state, _kinds(heads, tuple(network.layer_dims), dtype, state_rows, *widths))
+        check_state(state, heads, network, dtype, state_rows, *widths)
     # What only the guard looks at has no gradient.
     state = state.replace(pending=state.pending.detach(), slope=state.slope.detach())
     return Call(
@@ -253,13 +253,22 @@ def _kinds(
     return {name: _kind(x) for name, x in _fresh(weights, *fresh).tensors().items()}
 
 
-def _check_state(state: MemoryState, wanted: dict[str, tuple[object, ...]]) -> None:
+def check_state(state: MemoryState, heads: int, network: MemoryNetwork, dtype: torch.dtype, *fresh: Any) -> None:
+    """Raises ValueError unless a state has the tensors of a memory; fresh: arguments of `_fresh` after the weights."""
+    wanted = _kinds(heads, tuple(network.layer_dims), dtype, *fresh)
     found = {name: _kind(x) for name, x in state.tensors().items()}
     for name in wanted | found:
         should, got = wanted.get(name, ("nothing",)), found.get(name, ("nothing",))
         if got != should and name != "tail":  # the convolution's tail is the layer's business
             should, got = (" ".join(map(str, x)) for x in (should, got))
             raise ValueError(f"the memory state does not fit this call: {name} should be {should}, got {got}")
+
+
+def check_again(call: Call) -> None:
+    """`check_state` of a call that a graph of torch.compile may have let through, before a kernel takes addresses."""
+    (rows, _, heads, _), (g, log_eta, theta) = call.q.shape, call.gates
+    widths = (call.state.chunk_size, g.shape[-1], theta.shape[-1], log_eta is not None)
+    check_state(call.state, heads, call.network, call.q.dtype, rows, *widths)
 
 
 def _run_packed(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans.errors import NonFiniteError
-from titans.memory.arguments import MemoryOperation, check_shapes
+from titans.memory.arguments import MemoryOperation, check_shapes, check_state
 from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig
 from titans.memory.convolution import (
@@ -183,7 +183,7 @@ class NeuralMemory(nn.Module):
 
         Args:
             x: [B, dim].
-            state: to change; of `MemoryState.own`, as tensors that share memory with others cannot be changed.
+            state: to change; of `MemoryState.own`: whatever shares its tensors changes with it.
             workspace: of `workspace(state)`; without one a processor does part of the open chunk's work again.
             mask, reset: [B] bool, as in `forward`; a row that is absent stays exactly as it is.
 
@@ -200,6 +200,8 @@ class NeuralMemory(nn.Module):
         check_shapes("[B]", x.shape[:1], mask=mask, reset=reset)
         if workspace is not None and workspace.state is not state:
             raise ValueError("the workspace belongs to another state: make one of this state")
+        if workspace is not None and workspace.network is not self.network:
+            raise ValueError("the workspace belongs to another memory: make one of this memory's")
         mask, reset = (None if flags is None else flags.to(x.device, torch.bool) for flags in (mask, reset))
         if workspace is None and not torch.compiler.is_compiling():
             workspace = self.workspace(state)
@@ -219,7 +221,14 @@ class NeuralMemory(nn.Module):
         return self.project_out(native_step_(workspace, projections, parameters, mask, reset).to(x.dtype))
 
     def workspace(self, state: MemoryState) -> Workspace | None:
-        """What `step_` may keep beside a state from token to token; None where the compiled kernel cannot be used."""
+        """What `step_` may keep beside a state from token to token; None where the compiled kernel cannot be used.
+
+        Raises:
+            ValueError: the state is another memory's, or cannot be changed in place.
+        """
+        config, rows = self.config, len(state.position)
+        widths = (config.chunk_size, self.gates.num_forget, config.depth, config.momentum)
+        check_state(state, config.num_heads, self.network, self._state_dtype, rows, *widths)
         if unsupported(state.slope.device, self.config.chunk_size, self.config.gate_granularity):
             return None
         return Workspace(state, self.network, self.config)

@@ -15,7 +15,7 @@ import os
 import torch
 from torch import Tensor
 
-from titans.memory.arguments import Call, memory_operation
+from titans.memory.arguments import Call, check_again, memory_operation
 from titans.memory.chunked import chunk_gates
 from titans.memory.gates import Gates, decays
 from titans.memory.layout import Layout, layout
@@ -61,6 +61,7 @@ def _triton_titans(call: Call) -> tuple[Tensor, MemoryState]:
     reason = unsupported(call.q.device, call.q.dtype, network.depth, network.head_dim, state.chunk_size, granularity)
     if reason is not None:
         raise ValueError(f"the Triton kernels cannot be used here: {reason}; chunk_titans can")
+    check_again(call)
     from titans.memory.kernels.gpu_function import ChunkLoop, Job
 
     plan = layout(state.position, length, state.chunk_size, call.mask, call.reset, state.known_position)

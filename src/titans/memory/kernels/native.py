@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from titans.memory.arguments import Call, memory_operation
+from titans.memory.arguments import Call, check_again, memory_operation
 from titans.memory.chunked import open_gates
 from titans.memory.gates import MOMENTUM_SHARE, Gates
 from titans.memory.kernels.build import compiled, fields, multiplies_bfloat16, run_in_threads, unavailable
@@ -75,6 +75,8 @@ def _native_titans(call: Call) -> tuple[Tensor, MemoryState]:
     reason = unsupported(call.q.device, state.chunk_size, "channel" if channel_wise else "head")
     if reason is not None:
         raise ValueError(f"the native kernel cannot be used here: {reason}; chunk_titans can")
+    # Once more: a graph of torch.compile has not looked, and C would write anywhere.
+    check_again(call)
 
     plan = layout(state.position, length, state.chunk_size, call.mask, call.reset, state.known_position)
     gates, old = _one_width(call.gates, network.depth), _one_width(open_gates(state), network.depth)

@@ -69,8 +69,9 @@ class Parameters(NamedTuple):
 class Workspace:
     """What the kernel keeps from token to token beside a state: the guard's sums over the open chunk.
 
-    It belongs to the tensors of one state, which it keeps alive, and only saves work: where the state has been brought
-    to another position by other means, the sums are made anew.
+    It belongs to the tensors of one state, which it keeps alive, and only saves work: where something else has changed
+    the state, the sums are made anew. Of the tensors of torch.inference_mode, which do not count their changes, only
+    another position tells: after any other change in place they need a new workspace.
     """
 
     def __init__(self, state: MemoryState, network: MemoryNetwork, config: MemoryConfig) -> None:
@@ -81,7 +82,9 @@ class Workspace:
         for name, tensor in state.tensors().items():
             if not tensor.is_contiguous():
                 raise ValueError(f"the state cannot be changed in place, {name} is not contiguous: pass state.own()")
-        self.state = state
+        self.state, self.network = state, network
+        self.tensors = list(state.tensors().values())
+        self.versions = self._versions()
         g, theta, *log_eta = state.gates
         rows, heads, chunk_size = state.slope.shape
         depth = network.depth
@@ -127,6 +130,19 @@ class Workspace:
             pushed=self.pushed,
         )
 
+    def look(self) -> None:
+        """Forgets what it kept if the state has been changed since `changed`."""
+        if self._versions() != self.versions:
+            self.known.fill_(-1)
+
+    def changed(self) -> None:
+        """Tells autograd that the kernel has written into the state's tensors."""
+        torch.autograd.graph.increment_version(self.tensors)
+        self.versions = self._versions()
+
+    def _versions(self) -> list[int]:
+        return [tensor._version for tensor in self.tensors if not tensor.is_inference()]
+
     def point(self, **tensors: Tensor | tuple[Tensor, ...] | None) -> None:
         """Points arguments of the kernel at contiguous tensors, which must live until it has run."""
         for name, value in tensors.items():
@@ -149,6 +165,7 @@ def native_step_(
     mask, reset: [B] bool; a row that is absent stays as it is and its result is 0.
     """
     state, norm = workspace.state, parameters.norm
+    workspace.look()
     given: dict[str, Tensor | tuple[Tensor, ...] | None] = {
         "y": state.slope.new_empty(projections.gate.shape),
         **{name: _ready(x, state) for name, x in projections._asdict().items()},
@@ -166,6 +183,7 @@ def native_step_(
     kernel, jobs = compiled("step", state.slope.dtype), state.slope.shape[0] * state.slope.shape[1]
     run_in_threads(kernel, workspace.arguments, jobs, backward=False, share=workspace.share)
     state.position.add_(1 if mask is None else mask)
+    workspace.changed()
     return given["y"]  # pyright: ignore[reportReturnType]
 
 

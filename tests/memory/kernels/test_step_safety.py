@@ -1,0 +1,71 @@
+"""What a state in C's hands must not be: another memory's, changed behind autograd's back, or behind a workspace's."""
+
+import pytest
+import torch
+
+from titans.memory import MemoryConfig, NeuralMemory
+
+
+def other_memories():
+    return [
+        MemoryConfig(num_heads=4),
+        MemoryConfig(num_heads=2, depth=3),
+        MemoryConfig(num_heads=2, expansion=2),
+        MemoryConfig(num_heads=2, momentum=False),
+        MemoryConfig(num_heads=2, chunk_size=8),
+        MemoryConfig(num_heads=2, conv_size=3),
+    ]
+
+
+@pytest.mark.parametrize("config", other_memories())
+def test_another_memorys_state_is_refused(config):
+    """The kernel would write beyond its tensors."""
+    mine, other = NeuralMemory(32, MemoryConfig(num_heads=2)), NeuralMemory(32, config)
+    state = other(torch.randn(1, 20, 32))[1].own()
+    with pytest.raises(ValueError, match=r"does not fit|another memory"):
+        mine.step_(torch.randn(1, 32), state)
+    with pytest.raises(ValueError, match="another memory"):
+        mine.step_(torch.randn(1, 32), state, other.workspace(state))
+
+
+@pytest.mark.parametrize("config", other_memories()[:4])
+def test_another_memorys_state_is_refused_in_a_graph(config):
+    mine, other = NeuralMemory(32, MemoryConfig(num_heads=2)), NeuralMemory(32, config)
+    state = other(torch.randn(1, 20, 32))[1].detach()
+    with torch.no_grad(), pytest.raises(ValueError, match="does not fit"):
+        torch.compile(mine, backend="eager")(torch.randn(1, 40, 32), state)
+
+
+def test_a_step_between_forward_and_backward_is_seen_by_autograd():
+    memory = NeuralMemory(32, MemoryConfig(num_heads=2, chunk_size=4))
+    state = memory(torch.randn(1, 6, 32))[1].own()
+    y, _ = memory(torch.randn(1, 12, 32), state)
+    memory.step_(torch.randn(1, 32), state)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.square().sum().backward()
+
+
+def test_a_workspace_sees_that_its_state_was_changed():
+    """Another session in its place, at the same position of a chunk."""
+    memory = NeuralMemory(32, MemoryConfig(num_heads=2, chunk_size=4))
+    x = torch.randn(2, 1, 7, 32)
+    state, other = (memory(one[:, :6])[1].own() for one in x)
+    workspace = memory.workspace(state)
+    memory.step_(x[0, :, 6], state, workspace)
+    state.copy_(memory(x[1])[1])
+    token = torch.randn(1, 32)
+    memory.step_(x[1, :, 6], other)
+    expected = memory.step_(token, other)
+    torch.testing.assert_close(memory.step_(token, state, workspace), expected, rtol=0, atol=1e-6)
+
+
+def test_steps_in_inference_mode():
+    """Whose tensors count no changes."""
+    memory = NeuralMemory(32, MemoryConfig(num_heads=2, chunk_size=4))
+    x = torch.randn(1, 12, 32)
+    expected, _ = memory(x)
+    with torch.inference_mode():
+        state = memory(x[:, :6])[1].own()
+        workspace = memory.workspace(state)
+        y = torch.stack([memory.step_(x[:, t], state, workspace) for t in range(6, 12)], 1)
+    torch.testing.assert_close(y, expected[:, 6:], rtol=0, atol=1e-5)
