@@ -10,9 +10,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from titans.memory.kernels.build import DTYPES, compiled, fields, run_in_threads, unavailable
+from titans.memory.kernels.first_order import first_order
 
 ROWS = 64  # of a job
 _NORM, _SWIGLU, _ROTARY = range(3)
@@ -87,7 +87,7 @@ class _Norm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, gate = ctx.saved_tensors
         width = len(weight)
@@ -107,7 +107,7 @@ class _SwiGLU(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         (x,) = ctx.saved_tensors
         dx = torch.empty_like(x)
@@ -124,7 +124,7 @@ class _Rotary(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         cos, sin = ctx.saved_tensors
         dx, (heads, head_dim) = torch.empty_like(dy, memory_format=torch.contiguous_format), dy.shape[-2:]

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from titans.memory.gates import MOMENTUM_SHARE
+from titans.memory.kernels.first_order import first_order
 from titans.memory.kernels.gpu_tuning import TUNED, deep_backward, deep_forward, linear_backward, linear_forward
 from titans.memory.networks import by_layer
 
@@ -151,7 +151,7 @@ class ChunkLoop(torch.autograd.Function):
         return y, pending, slope, *(x for group in (*state.values(), *opened.values()) for x in group)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor, *ends: Tensor) -> tuple[Tensor | None, ...]:
         job: Job = ctx.job
         named = job.name(ctx.saved_tensors)

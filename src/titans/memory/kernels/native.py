@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from titans.memory.arguments import Call, check_again, memory_operation
 from titans.memory.chunked import open_gates
 from titans.memory.gates import MOMENTUM_SHARE, Gates
 from titans.memory.kernels.build import compiled, fields, multiplies_bfloat16, run_in_threads, unavailable
+from titans.memory.kernels.first_order import first_order
 from titans.memory.kernels.uncompiled import uncompiled
 from titans.memory.layout import Layout, layout, take
 from titans.memory.networks import MAX_SLOPE, by_layer
@@ -234,7 +234,7 @@ class _Native(torch.autograd.Function):
         return y, pending, slope, *(x for group in layered if group is not None for x in group)
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, dy: Tensor, *ends: Tensor) -> tuple[Tensor | None, ...]:
         shape: _Shape = ctx.shape
         named = shape.name(ctx.saved_tensors)

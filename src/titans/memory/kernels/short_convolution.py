@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from titans.memory.kernels.build import DTYPES, compiled, fields, run_in_threads, unavailable
+from titans.memory.kernels.first_order import first_order
 
 MAX_TAPS, MAX_PARTS, LANES = 16, 3, 16  # LANES: channels of the widest vector
 
@@ -94,7 +94,7 @@ class _Convolution(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
+    @first_order
     def backward(ctx: Any, *dy: Tensor) -> tuple[Tensor | None, ...]:
         x, w, tail = inputs = ctx.saved_tensors
         dx, dw, dtail = torch.empty_like(x), w.new_zeros(len(x), *w.shape), torch.zeros_like(tail)
