@@ -127,3 +127,9 @@ def test_what_cannot_be_stepped_is_named(model, some_tokens):
         model.step_(some_tokens(1, 3)[0], state)
     with pytest.raises(ValueError, match=r"running must be \[B\] bool, got \(3,\)"):
         model.step_(some_tokens(1, 2)[0], state, torch.ones(3, dtype=torch.bool))
+
+
+def test_one_workspace_for_each_block(model):
+    state = model.begin(1).own()
+    with pytest.raises(ValueError, match=r"workspaces has 0 entries; there are \d+ blocks"):
+        model.step_(torch.zeros(1, dtype=torch.int64), state, workspaces=[])

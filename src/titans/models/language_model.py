@@ -112,6 +112,8 @@ class TitansLM(nn.Module):
         """
         self._check_step(tokens, state, running)
         workspaces = [None] * len(self.blocks) if workspaces is None else workspaces
+        if len(workspaces) != len(self.blocks):
+            raise ValueError(f"workspaces has {len(workspaces)} entries; there are {len(self.blocks)} blocks")
         config = self.config
         angles = rotary_angles(state.position.unsqueeze(1), config.dim // config.num_heads, config.rope_base)
         token = Token(state.position, running, angles)

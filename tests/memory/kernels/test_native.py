@@ -118,6 +118,13 @@ def test_the_layer_takes_it_by_itself_and_gives_the_same():
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_more_layers_than_it_has_are_named():
+    q = torch.randn(1, 3, 2, 4)
+    g, theta = -torch.rand(1, 3, 2), torch.rand(1, 3, 2)
+    with pytest.raises(ValueError, match="it has at most 4 memory layers, not 5; chunk_titans can"):
+        native_titans(q, q, q, g, None, theta, [torch.randn(2, 4, 4)] * 5)
+
+
 def test_nothing_is_kept_without_gradients(new_case, new_problem, run):
     problem = new_problem(new_case(40, 16))
     with torch.no_grad():

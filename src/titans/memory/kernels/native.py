@@ -73,6 +73,8 @@ def _native_titans(call: Call) -> tuple[Tensor, MemoryState]:
         return call.q, state
     channel_wise = call.gates.g.shape[-1] not in (1, network.depth)
     reason = unsupported(call.q.device, state.chunk_size, "channel" if channel_wise else "head")
+    if network.depth > MAX_LAYERS:
+        reason = f"it has at most {MAX_LAYERS} memory layers, not {network.depth}"
     if reason is not None:
         raise ValueError(f"the native kernel cannot be used here: {reason}; chunk_titans can")
     # Once more: a graph of torch.compile has not looked, and C would write anywhere.
