@@ -47,13 +47,9 @@ def compiled(name: str, dtype: torch.dtype, *, rounded: bool = False) -> ctypes.
     command = (*compiler, *_FLAGS, *DTYPES[dtype], *["-DROUNDED"] * rounded, str(_FOLDER / f"{name}.c"))
     try:
         path = _cache() / f"{name}-{hashlib.sha256(_identity(compiler, command)).hexdigest()[:16]}.so"
-        if not path.exists():
+        if not _is_whole(path):
             _compile(command, path)
-        try:
-            kernel = ctypes.CDLL(str(path))
-        except OSError:  # it was cut short, perhaps
-            _compile(command, path)
-            kernel = ctypes.CDLL(str(path))
+        kernel = ctypes.CDLL(str(path))
     except OSError as error:
         where = "set XDG_CACHE_HOME to a folder where programs may be stored and run"
         raise BuildError(f"the compiled {name}.c cannot be made, stored or loaded ({error}): {where}") from error
@@ -197,6 +193,19 @@ def _temporary() -> Path:
     return Path(folder)
 
 
+def _digest(path: Path) -> Path:
+    """Where the digest of a kernel lies."""
+    return path.with_suffix(".sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a kernel is there as it was compiled: loading one that was cut short can end the process."""
+    try:
+        return _digest(path).read_text() == hashlib.sha256(path.read_bytes()).hexdigest()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def _compile(command: tuple[str, ...], path: Path) -> None:
     """Compiles to a temporary file and moves it into place, so that processes may do it at the same time."""
     _log.info("compiling %s for this machine", command[-1])
@@ -205,5 +214,7 @@ def _compile(command: tuple[str, ...], path: Path) -> None:
         done = subprocess.run([*command, "-o", result, "-lm"], capture_output=True, text=True, check=False)
         if done.returncode:
             words = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-200:])
-            raise BuildError(f"{' '.join(command)} failed: {words}")
+            raise BuildError(f"{' '.join(command)} failed: {words or f'exit code {done.returncode}'}")
+        _digest(result).write_text(hashlib.sha256(result.read_bytes()).hexdigest())
+        os.replace(_digest(result), _digest(path))
         os.replace(result, path)
