@@ -1,5 +1,6 @@
 import json
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,11 @@ def test_the_table_has_medians_spread_and_only_columns_with_something_in_them(ou
         "speed": ["1", "0.0123", ""],
         "memory MB": ["12.2", "", ""],
     }
+
+
+def test_one_round_has_no_spread(outcome: Outcome):
+    once = replace(outcome, results=[Result(name="one", tokens=10, tokens_per_second=quartiles([20.0]))])
+    assert columns(once)["spread"] == ["-"]
 
 
 def test_markdown_says_what_it_is_relative_to_and_what_is_missing(outcome: Outcome):

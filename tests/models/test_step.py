@@ -129,6 +129,26 @@ def test_what_cannot_be_stepped_is_named(model, some_tokens):
         model.step_(some_tokens(1, 2)[0], state, torch.ones(3, dtype=torch.bool))
 
 
+@pytest.mark.parametrize("read", [0, 5, 8])
+def test_a_state_that_shares_its_tensors_is_refused_and_kept(model, some_tokens, read):
+    tokens = some_tokens(2, read + 1)
+    expected = model(tokens)[0][:, -1]
+    state = model(tokens[:, :read])[1] if read else model.begin(2)
+    before = {name: tensor.clone() for name, tensor in state.tensors().items()}
+    parameters = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    refused = None
+    try:
+        logits = model.step_(tokens[:, -1], state)
+    except ValueError as error:
+        refused = str(error)
+    if refused is None:  # the calls of some variants return tensors of their own
+        assert_same(logits, expected)
+    else:
+        assert "pass state.own()" in refused
+        assert_equal_bits(state, before)
+    assert all(torch.equal(tensor, parameters[name]) for name, tensor in model.state_dict().items())
+
+
 def test_one_workspace_for_each_block(model):
     state = model.begin(1).own()
     with pytest.raises(ValueError, match=r"workspaces has 0 entries; there are \d+ blocks"):

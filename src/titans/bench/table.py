@@ -81,5 +81,7 @@ def _median(value: Quartiles | None, write: Callable[[float], str]) -> str:
 
 
 def _spread(value: Quartiles | None) -> str:
-    """From quartile to quartile, as a share of the median."""
-    return "" if value is None else f"{(value.high - value.low) / value.median:.0%}"
+    """From quartile to quartile, as a share of the median; of one round there is none."""
+    if value is None:
+        return ""
+    return "-" if value.low == value.high else f"{(value.high - value.low) / value.median:.0%}"

@@ -108,7 +108,7 @@ class TitansLM(nn.Module):
             logits [B, vocab_size].
 
         Raises:
-            ValueError: tokens, running or state have the wrong shape or dtype.
+            ValueError: tokens, running or state have the wrong shape or dtype, or the state is not of `own`.
         """
         self._check_step(tokens, state, running)
         workspaces = [None] * len(self.blocks) if workspaces is None else workspaces
@@ -189,6 +189,8 @@ class TitansLM(nn.Module):
         if running is not None and (running.shape != tokens.shape or running.dtype != torch.bool):
             raise ValueError(f"running must be [B] bool, got {tuple(running.shape)} {running.dtype}")
         self._check_state(tokens, state)
+        if any(block.may_share for block in state.blocks):
+            raise ValueError("the state may share its tensors with others: pass state.own(), to be changed in place")
 
 
 def empty_state(config: TitansConfig) -> LMState:

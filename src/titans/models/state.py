@@ -57,6 +57,13 @@ class BlockState(TensorTree):
     attention: AttentionState | None = None
     context: ContextState | None = None
 
+    @property
+    def may_share(self) -> bool:
+        """Whether tensors may be one row's for all, or another's, as a beginning's are: `own` makes them its own."""
+        memory, attention = self.memory, self.attention
+        known = memory is not None and memory.known_position is not None
+        return known or (attention is not None and not attention.keys.is_contiguous())
+
 
 @dataclass(frozen=True)
 class LMState(TensorTree):
