@@ -7,6 +7,7 @@ import torch
 
 from titans.errors import TitansError
 from titans.models import LMState, TitansConfig, TitansLM
+from titans.models.arguments import check_tokens
 from titans.models.language_model import empty_state
 
 
@@ -263,3 +264,9 @@ def test_public_names():
     assert titans.TitansConfig is TitansConfig
     for name in titans.__all__:
         assert getattr(titans, name) is not None
+
+
+def test_token_ids_do_not_break_a_compiled_graph():
+    torch._dynamo.reset()
+    check = torch.compile(lambda tokens: check_tokens(tokens, 8), backend="eager", fullgraph=True)
+    check(torch.zeros(1, 3, dtype=torch.int64))
