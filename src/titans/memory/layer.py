@@ -205,8 +205,7 @@ class NeuralMemory(nn.Module):
         mask, reset = (None if flags is None else flags.to(x.device, torch.bool) for flags in (mask, reset))
         if workspace is None and not torch.compiler.is_compiling():
             workspace = self.workspace(state)
-        if state.known_position is not None:
-            raise ValueError("the state may share its tensors with others: pass state.own(), to be changed in place")
+        state.check_own()
         begins = None if reset is None else (reset if mask is None else reset & mask).unsqueeze(1)
         if workspace is None:
             present = None if mask is None else mask.unsqueeze(1)

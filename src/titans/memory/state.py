@@ -30,6 +30,16 @@ class TensorTree:
         """The same values in memory of their own, to be changed in place: no gradients, nothing shared."""
         return self.map(lambda tensor: tensor.detach().clone(memory_format=torch.contiguous_format))
 
+    @property
+    def may_share(self) -> bool:
+        """Whether tensors may be those of others or one row's for all, as a beginning's are."""
+        return False
+
+    def check_own(self) -> None:
+        """Raises ValueError if the state cannot be changed in place, as it may share its tensors (`own`)."""
+        if self.may_share:
+            raise ValueError("the state may share its tensors with others: pass state.own(), to be changed in place")
+
     def copy_(self, other: Self) -> None:
         """Takes the values of a tree of the same structure, in place."""
         for mine, theirs in zip(self.tensors().values(), other.tensors().values(), strict=True):
@@ -100,6 +110,10 @@ class MemoryState(TensorTree):
     known_position: int | None = None
     """`position`, where it is every row's and the processor knows it, so that an accelerator need not be asked. Copies
     by anything but `detach` forget it, as they may be changed in place"""
+
+    @property
+    def may_share(self) -> bool:
+        return self.known_position is not None
 
     @classmethod
     def fresh(

@@ -60,7 +60,8 @@ class TitansLM(nn.Module):
             logits [B, T, vocab_size] and the state after the last token.
 
         Raises:
-            ValueError: tokens, mask, reset or state have the wrong shape or dtype, or a token id is out of range.
+            ValueError: tokens, mask, reset or state have the wrong shape or dtype, or a token id is out of range
+                (within torch.compile ids are not looked at).
         """
         self._check(tokens, state, mask, reset)
         mask = None if mask is None else mask.to(tokens.device, torch.bool)
@@ -189,8 +190,7 @@ class TitansLM(nn.Module):
         if running is not None and (running.shape != tokens.shape or running.dtype != torch.bool):
             raise ValueError(f"running must be [B] bool, got {tuple(running.shape)} {running.dtype}")
         self._check_state(tokens, state)
-        if any(block.may_share for block in state.blocks):
-            raise ValueError("the state may share its tensors with others: pass state.own(), to be changed in place")
+        state.check_own()
 
 
 def empty_state(config: TitansConfig) -> LMState:

@@ -34,6 +34,10 @@ class AttentionState(TensorTree):
     tail: Tensor
     """convolution tail of q, k, v [B, conv_size - 1, 3 dim]"""
 
+    @property
+    def may_share(self) -> bool:
+        return not self.keys.is_contiguous()
+
 
 @dataclass(frozen=True)
 class ContextState(TensorTree):
@@ -59,10 +63,7 @@ class BlockState(TensorTree):
 
     @property
     def may_share(self) -> bool:
-        """Whether tensors may be one row's for all, or another's, as a beginning's are: `own` makes them its own."""
-        memory, attention = self.memory, self.attention
-        known = memory is not None and memory.known_position is not None
-        return known or (attention is not None and not attention.keys.is_contiguous())
+        return any(part is not None and part.may_share for part in (self.memory, self.attention))
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ class LMState(TensorTree):
     blocks: tuple[BlockState, ...]
     config: TitansConfig
     """of the model that the state belongs to"""
+
+    @property
+    def may_share(self) -> bool:
+        return any(block.may_share for block in self.blocks)
 
     @property
     def rows(self) -> int:
