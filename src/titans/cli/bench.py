@@ -4,7 +4,8 @@ Example:
     titans bench memory --threads 1 2
     titans bench decode --out runs/bench        (also writes decode.json and decode.svg there)
 
-Ratios hold within a run; the machine is never the same for long. Another package's speed: make bench.
+Ratios hold within a run; the machine is never the same for long. Beside other packages: make bench, and on a GPU
+make bench-gpu.
 """
 
 import tempfile

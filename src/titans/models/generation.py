@@ -91,6 +91,7 @@ class Decoder:
     Example:
         >>> decode = Decoder(model, state)
         >>> logits = decode(tokens)     # [rows] int64 -> [rows, vocab]; decode.state has read them
+        >>> fork = Decoder(model, decode.state)     # goes its own way from here
     """
 
     def __init__(self, model: TitansLM, state: LMState) -> None:
