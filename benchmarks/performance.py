@@ -9,6 +9,7 @@ only. What an interrupt leaves is the last complete file.
 """
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ import peers
 import torch
 from performance_page import HEADLINES, render
 
+import titans
 from titans.bench.figure import draw
 from titans.bench.results import Measurements, measure
 from titans.bench.subjects import GPU, SUBJECTS, contests
@@ -70,6 +72,16 @@ def arguments() -> argparse.Namespace:
     return parsed
 
 
+def revision() -> str:
+    """Which code is measured: our version and, in a checkout, the commit."""
+    git = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return titans.__version__
+    return f"{titans.__version__} ({commit})"
+
+
 def main() -> None:
     options = arguments()
     if GPU in options.subjects and not torch.cuda.is_available():
@@ -102,7 +114,7 @@ def main() -> None:
                     peaks=not options.quick,
                     command=f"python benchmarks/performance.py {subject} {settings}",
                     machine=machine(),
-                    packages=peers.versions(),
+                    packages={"titans": revision()} | peers.versions(),
                 )
                 for outcome in found[subject].outcomes:
                     show(outcome)

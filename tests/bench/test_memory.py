@@ -19,16 +19,16 @@ def test_counted_operations_are_the_products_that_the_dual_form_computes(size: S
     inputs, weights, norm = memory._inputs(size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         chunk_titans(*inputs, weights, norm, chunk_size=size.C, guard_limit=None)
-    # Every layer has gates of its own here (counted once), and momentum is carried to every token (2 C, not counted).
-    gates = 2 * size.C**2 * (size.depth - 1) + 2 * size.C * size.depth
+    # Not counted: every layer's weights of past gradients (2 C^2), and momentum carried to every token (2 C).
+    gates = (2 * size.C**2 + 2 * size.C) * size.depth
     assert counter.get_total_flops() == flops(size, False) + size.tokens * size.H * gates
 
 
 def test_the_formulas_in_words():
     deep, linear = Size(B=2, T=16, H=4, d=48, expansion=4, C=16), Size(B=2, T=16, H=4, d=48, expansion=4, depth=1)
     d, h, C, times = deep.d, deep.h, deep.C, 2 * 16 * 4
-    assert flops(deep, False) == times * (22 * d * h + 4 * C * (d + h) + 2 * C**2)
-    assert flops(linear, False) == times * (10 * d**2 + 4 * C * d + 2 * C**2)
+    assert flops(deep, False) == times * (22 * d * h + 4 * C * (d + h))
+    assert flops(linear, False) == times * (10 * d**2 + 4 * C * d)
     assert flops(deep, True) == 3 * flops(deep, False)
 
 

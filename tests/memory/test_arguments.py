@@ -211,7 +211,24 @@ def test_wrong_shapes_are_refused(problem):
     refused(problem, "must be floating-point", q=torch.ones_like(problem.q, dtype=torch.int64))
     refused(problem, "initial_state must be a MemoryState, got str", initial_state="x")
     refused(problem, r"mask must be \[B, T\]", mask=torch.ones(2, 5))
+    for name in ("q", "k", "v", "g", "theta", "mask", "reset"):
+        refused(problem, f"{name} must be a tensor, got list", **{name: [0.0]})
+    for shape in ((2, 6, 0, 4), (2, 6, 2, 0)):
+        empty = torch.zeros(shape)
+        refused(problem, "at least one head of one channel", q=empty, k=empty, v=empty)
     refused(problem, r"reset must be \[B, T\]", reset=torch.ones(1, 6))
+
+
+def test_a_tensor_on_another_device_is_refused(problem, new_case, new_problem, run):
+    for name in ("k", "v", "g", "log_eta", "theta"):
+        refused(problem, f"{name} is on meta, the rest of the call on cpu", **{name: getattr(problem, name).to("meta")})
+    refused(problem, "weights is on meta", weights=[weight.to("meta") for weight in problem.weights])
+    refused(problem, "norm's bias is on meta", norm=Norm(problem.norm.weight, problem.norm.bias.to("meta")))
+    _, state = run(chunk_titans, new_problem(new_case(3, CHUNK, rows=2)))
+    refused(problem, "the memory state's position is on meta", initial_state=state.to("meta"))
+    for name, tensor in state.tensors().items():
+        moved = state.with_tensors(state.tensors() | {name: tensor.to("meta")})
+        refused(problem, rf"the memory state's {name} is on meta", initial_state=moved)
 
 
 def test_wrong_boundaries_are_refused(problem):
@@ -248,7 +265,9 @@ def test_a_state_of_another_memory_is_refused(problem, new_case, new_problem, ru
     refused(problem, "reset needs `weights`", initial_state=state(), weights=None, reset=torch.ones(2, 6))
 
 
-@pytest.mark.parametrize(("name", "value"), [("chunk_size", 0), ("chunk_size", -1), ("guard_limit", 0.0)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("chunk_size", 0), ("chunk_size", -1), ("chunk_size", 2.5), ("guard_limit", 0.0)]
+)
 def test_impossible_settings_are_refused(problem, name, value):
     refused(problem, name, **{name: value})
 

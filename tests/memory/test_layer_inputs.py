@@ -119,6 +119,11 @@ def test_bad_inputs_are_named(memory):
         refused("NaN or infinite", memory, bad)
     refused(r"mask must be \[B, T\] = \(2, 6\), got \(2, 5\)", memory, x, mask=torch.ones(2, 5))
     refused(r"reset must be \[B, T\] = \(2, 6\), got \(2,\)", memory, x, reset=torch.ones(2))
+    refused("x must be a tensor, got list", memory, [[0.0] * DIM])
+    refused("mask must be a tensor, got list", memory, x, mask=[[1] * 6] * 2)
+    refused("x is on meta and the memory on cpu", memory, x.to("meta"))
+    for length in (1, 6):
+        refused("the state is on meta, the rest of the call on cpu", memory, x[:, :length], memory.begin(x).to("meta"))
     refused("dim is 9; it must be a multiple of MemoryConfig.num_heads = 2", NeuralMemory, 9, CONFIG)
     refused("backend", memory, x, backend="cuda")
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from titans.baselines.config import BaselineConfig
 from titans.baselines.state import BaselineState
 from titans.errors import TitansError
-from titans.models.arguments import check_labels, check_tokens
+from titans.models.arguments import check_labels, check_state, check_tokens
 from titans.models.folder import read_model, write_model
 from titans.models.loss import weighted_cross_entropy
 
@@ -61,7 +61,7 @@ class BaselineLM(nn.Module):
         """
         check_tokens(tokens, self.config.vocab_size, reset=reset)
         if state is not None:
-            self._check_state(tokens, state)
+            check_state(tokens, state, BaselineState, self.config)
         if reset is not None and _begins(reset):
             state = None
         outputs, after = self.backbone(tokens, state)
@@ -104,14 +104,6 @@ class BaselineLM(nn.Module):
                 transformers is not installed.
         """
         return read_model(folder, cls, BaselineConfig)
-
-    def _check_state(self, tokens: Tensor, state: BaselineState) -> None:
-        if not isinstance(state, BaselineState):
-            raise ValueError(f"the state must be a BaselineState, got a {type(state).__name__}")
-        if state.config != self.config:
-            raise ValueError("the state belongs to a model with another configuration")
-        if state.rows != len(tokens):
-            raise ValueError(f"the state has {state.rows} rows, tokens has {len(tokens)}")
 
 
 def _begins(reset: Tensor) -> bool:

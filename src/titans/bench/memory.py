@@ -91,13 +91,12 @@ def flops(size: Size, training: bool) -> int:
 
     Per token and head, a multiplication and an addition counting two: for each memory layer [d_in, d_out] the product
     of the surprise (2 d_in d_out), those of the read with W and with S (4) and the write into both (4), the scores and
-    their product with the errors, 2 C (d_in + d_out); from the second layer on the error's way back, 2 d_in d_out; and
-    once the weights of past gradients, 2 C^2. That is 22 d h + 4 C (d + h) + 2 C^2 for depth 2 and
-    10 d^2 + 4 C d + 2 C^2 for the linear memory. Not counted: the guard, a second layer's own gates, activations,
-    norms, and what the backward pass computes anew.
+    their product with the errors, 2 C (d_in + d_out); from the second layer on the error's way back, 2 d_in d_out.
+    That is 22 d h + 4 C (d + h) for depth 2 and 10 d^2 + 4 C d for the linear memory. Not counted: gates and their
+    sums, the guard, activations, norms, and what the backward pass computes anew.
     """
     dims, C = MemoryNetwork(size.d, size.depth, size.expansion).layer_dims, size.C
-    forward = 2 * C * C
+    forward = 0
     for layer, (d_in, d_out) in enumerate(dims):
         forward += (10 if layer == 0 else 12) * d_in * d_out + 2 * C * (d_in + d_out)
     return size.tokens * size.H * forward * (3 if training else 1)

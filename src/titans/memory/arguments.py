@@ -134,17 +134,21 @@ def _check(
     reset: Tensor | None,
     cu_seqlens: Tensor | None,
 ) -> Call:
+    check_tensors(q=q, k=k, v=v, g=gates.g, theta=gates.theta)
     if q.dim() != 4 or k.shape != q.shape or v.shape != q.shape:
         shapes = ", ".join(str(tuple(x.shape)) for x in (q, k, v))
         raise ValueError(f"q, k, v must share one shape [B, T, H, d]; got {shapes}")
     if not q.dtype.is_floating_point:
         raise ValueError(f"q, k, v must be floating-point tensors, got {q.dtype}")
+    check_devices(q.device, k=k, v=v, g=gates.g, log_eta=gates.log_eta, theta=gates.theta)
     if state is not None and not isinstance(state, MemoryState):
         raise ValueError(f"initial_state must be a MemoryState, got {type(state).__name__}")
     rows, length, heads, head_dim = q.shape
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    if chunk_size < 1:
-        raise ValueError(f"chunk_size is {chunk_size}; it must be at least 1")
+    if heads == 0 or head_dim == 0:
+        raise ValueError(f"q, k, v must have at least one head of one channel, got [B, T, H, d] = {tuple(q.shape)}")
+    if type(chunk_size) is not int or chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}; it must be a whole number, at least 1")
     if guard_limit is not None and not guard_limit > 0:
         raise ValueError(f"guard_limit is {guard_limit}; it must be above 0, or None for no guard")
 
@@ -162,10 +166,13 @@ def _check(
     for weight, dims in zip(weights, network.layer_dims, strict=True):
         if weight.shape != (heads, *dims):
             raise ValueError(f"memory weights must be [H, d_in, d_out] = {(heads, *dims)}, got {tuple(weight.shape)}")
+        check_devices(q.device, weights=weight)
 
     if norm is not None and not (norm.weight.shape == norm.bias.shape == (heads, head_dim)):
         shapes = f"{tuple(norm.weight.shape)} and {tuple(norm.bias.shape)}"
         raise ValueError(f"norm must hold weight and bias [H, d] = {(heads, head_dim)}, got {shapes}")
+    if norm is not None:
+        check_devices(q.device, **{"norm's weight": norm.weight, "norm's bias": norm.bias})
 
     steps = (1, network.depth)
     channels = sum(d_in for d_in, _ in network.layer_dims)
@@ -181,6 +188,7 @@ def _check(
     mask, reset = (None if flags is None else flags.to(q.device, torch.bool) for flags in (mask, reset))
     state_rows = rows
     if cu_seqlens is not None:
+        check_tensors(cu_seqlens=cu_seqlens)
         if rows != 1 or mask is not None or reset is not None:
             raise ValueError("cu_seqlens needs one packed row (B = 1) and neither mask nor reset")
         _check_borders(cu_seqlens, length)
@@ -189,7 +197,7 @@ def _check(
     if state is None:
         state = _fresh(weights, state_rows, *widths)
     elif not torch.compiler.is_compiling():  # a graph could not hold it, and has fixed shapes
-        check_state(state, heads, network, dtype, state_rows, *widths)
+        check_state(state, q.device, heads, network, dtype, state_rows, *widths)
     # What only the guard looks at has no gradient.
     state = state.replace(pending=state.pending.detach(), slope=state.slope.detach())
     return Call(
@@ -225,11 +233,28 @@ def _check_borders(cu_seqlens: Tensor, length: int) -> None:
         raise ValueError(f"cu_seqlens must rise from 0 to T = {length}, got {cu_seqlens.tolist()}")
 
 
+def check_tensors(**tensors: object) -> None:
+    """Raises ValueError unless each is a tensor."""
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} must be a tensor, got {type(tensor).__name__}")
+
+
 def check_shapes(letters: str, shape: torch.Size, **tensors: Tensor | None) -> None:
     """Raises ValueError unless each of the tensors is None or has `shape`, which is called `letters`."""
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.shape != shape:
+        if tensor is None:
+            continue
+        check_tensors(**{name: tensor})
+        if tensor.shape != shape:
             raise ValueError(f"{name} must be {letters} = {tuple(shape)}, got {tuple(tensor.shape)}")
+
+
+def check_devices(device: torch.device, **tensors: Tensor | None) -> None:
+    """Raises ValueError unless each of the tensors is None or on `device`."""
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != device:
+            raise ValueError(f"{name} is on {tensor.device}, the rest of the call on {device}: move one of them")
 
 
 def _fresh(
@@ -253,10 +278,13 @@ def _kinds(
     return {name: _kind(x) for name, x in _fresh(weights, *fresh).tensors().items()}
 
 
-def check_state(state: MemoryState, heads: int, network: MemoryNetwork, dtype: torch.dtype, *fresh: Any) -> None:
+def check_state(
+    state: MemoryState, device: torch.device, heads: int, network: MemoryNetwork, dtype: torch.dtype, *fresh: Any
+) -> None:
     """Raises ValueError unless a state has the tensors of a memory; fresh: arguments of `_fresh` after the weights."""
-    wanted = _kinds(heads, tuple(network.layer_dims), dtype, *fresh)
-    found = {name: _kind(x) for name, x in state.tensors().items()}
+    wanted, tensors = _kinds(heads, tuple(network.layer_dims), dtype, *fresh), state.tensors()
+    check_devices(device, **{f"the memory state's {name}": x for name, x in tensors.items()})
+    found = {name: _kind(x) for name, x in tensors.items()}
     for name in wanted | found:
         should, got = wanted.get(name, ("nothing",)), found.get(name, ("nothing",))
         if got != should and name != "tail":  # the convolution's tail is the layer's business
@@ -268,7 +296,7 @@ def check_again(call: Call) -> None:
     """`check_state` of a call that a graph of torch.compile may have let through, before a kernel takes addresses."""
     (rows, _, heads, _), (g, log_eta, theta) = call.q.shape, call.gates
     widths = (call.state.chunk_size, g.shape[-1], theta.shape[-1], log_eta is not None)
-    check_state(call.state, heads, call.network, call.q.dtype, rows, *widths)
+    check_state(call.state, call.q.device, heads, call.network, call.q.dtype, rows, *widths)
 
 
 def _run_packed(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans.errors import NonFiniteError
-from titans.memory.arguments import MemoryOperation, check_shapes, check_state
+from titans.memory.arguments import MemoryOperation, check_devices, check_shapes, check_state, check_tensors
 from titans.memory.chunked import chunk_titans
 from titans.memory.config import MemoryConfig
 from titans.memory.convolution import (
@@ -193,9 +193,10 @@ class NeuralMemory(nn.Module):
         Raises:
             ValueError: x, state, mask or reset have the wrong shape or dtype, or the workspace is another state's.
         """
+        check_tensors(x=x)
         if x.dim() != 2 or x.shape[-1] != self.dim:
             raise ValueError(f"x must be [B, dim = {self.dim}], got {tuple(x.shape)}")
-        self._check_dtype(x)
+        self._check_kind(x)
         self._check_state(x, state)
         check_shapes("[B]", x.shape[:1], mask=mask, reset=reset)
         if workspace is not None and workspace.state is not state:
@@ -227,7 +228,8 @@ class NeuralMemory(nn.Module):
         """
         config, rows = self.config, len(state.position)
         widths = (config.chunk_size, self.gates.num_forget, config.depth, config.momentum)
-        check_state(state, config.num_heads, self.network, self._state_dtype, rows, *widths)
+        device = self.project_out.weight.device
+        check_state(state, device, config.num_heads, self.network, self._state_dtype, rows, *widths)
         if unsupported(state.slope.device, self.config.chunk_size, self.config.gate_granularity):
             return None
         return Workspace(state, self.network, self.config)
@@ -315,18 +317,21 @@ class NeuralMemory(nn.Module):
         return "chunked" if unsupported(x.device, config.chunk_size, config.gate_granularity) else "native"
 
     def _check(self, x: Tensor, mask: Tensor | None, reset: Tensor | None) -> None:
+        check_tensors(x=x)
         if x.dim() != 3 or x.shape[-1] != self.dim:
             raise ValueError(f"x must be [B, T, dim = {self.dim}], got {tuple(x.shape)}")
         if x.shape[1] == 0:
             raise ValueError("x has no tokens (T = 0); pass at least one")
-        self._check_dtype(x)
+        self._check_kind(x)
         check_finite(x)
         check_shapes("[B, T]", x.shape[:2], mask=mask, reset=reset)
 
-    def _check_dtype(self, x: Tensor) -> None:
+    def _check_kind(self, x: Tensor) -> None:
         if not x.dtype.is_floating_point:
             raise ValueError(f"x must be a floating-point tensor, got {x.dtype}")
-        dtype = self.project_out.weight.dtype
+        dtype, device = self.project_out.weight.dtype, self.project_out.weight.device
+        if x.device != device:
+            raise ValueError(f"x is on {x.device} and the memory on {device}: move one of them")
         if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f"x is {x.dtype} and the memory {dtype}; convert one of them, or use torch.autocast")
 
@@ -335,6 +340,7 @@ class NeuralMemory(nn.Module):
             raise ValueError(f"state must be the MemoryState of an earlier call, got {type(state).__name__}")
         if len(state.position) != len(x):
             raise ValueError(f"the state has {len(state.position)} rows, x has {len(x)}")
+        check_devices(x.device, **{"the state": state.position})
         dtype = self._state_dtype
         if state.weights[0].dtype != dtype:
             raise ValueError(f"the state is {state.weights[0].dtype}, this memory keeps {dtype}; convert one of them")

@@ -1,9 +1,11 @@
 """What language models are called with: tokens, flags and labels of the right shape, ids within the vocabulary."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from titans.memory.arguments import check_shapes
+from titans.memory.arguments import check_devices, check_shapes
 from titans.models.loss import IGNORED
 
 
@@ -29,6 +31,17 @@ def check_labels(tokens: Tensor, labels: Tensor, weights: Tensor | None, vocab_s
         raise ValueError(f"labels must be {expected}, got {tuple(labels.shape)} {labels.dtype}")
     check_shapes("[B, T]", tokens.shape, weights=weights)
     _check_ids("label", labels.masked_fill(labels == IGNORED, 0), vocab_size)
+
+
+def check_state(tokens: Tensor, state: Any, kind: type, config: object) -> None:
+    """Raises ValueError unless state is a `kind` of this configuration, for the rows and device of tokens."""
+    if not isinstance(state, kind):
+        raise ValueError(f"the state must be of type {kind.__name__}, got {type(state).__name__}")
+    if state.config != config:
+        raise ValueError("the state belongs to a model with another configuration")
+    if state.rows != len(tokens):
+        raise ValueError(f"the state has {state.rows} rows, tokens has {len(tokens)}")
+    check_devices(tokens.device, **{"the state": state.position})
 
 
 def _check_ids(name: str, ids: Tensor, vocab_size: int) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from titans.memory.kernels.step import Workspace
 from titans.memory.layout import compact, document_positions, take
 from titans.memory.norm import RMSNorm
-from titans.models.arguments import check_labels, check_tokens
+from titans.models.arguments import check_labels, check_state, check_tokens
 from titans.models.attention import rotary_angles
 from titans.models.blocks import Block
 from titans.models.config import TitansConfig
@@ -174,22 +174,14 @@ class TitansLM(nn.Module):
     def _check(self, tokens: Tensor, state: LMState | None, mask: Tensor | None, reset: Tensor | None) -> None:
         check_tokens(tokens, self.config.vocab_size, mask=mask, reset=reset)
         if state is not None:
-            self._check_state(tokens, state)
-
-    def _check_state(self, tokens: Tensor, state: LMState) -> None:
-        if not isinstance(state, LMState):
-            raise ValueError(f"the state must be an LMState, got a {type(state).__name__}")
-        if state.config != self.config:
-            raise ValueError("the state belongs to a model with another configuration")
-        if state.rows != len(tokens):
-            raise ValueError(f"the state has {state.rows} rows, tokens has {len(tokens)}")
+            check_state(tokens, state, LMState, self.config)
 
     def _check_step(self, tokens: Tensor, state: LMState, running: Tensor | None) -> None:
         if tokens.dim() != 1 or tokens.dtype != torch.int64:
             raise ValueError(f"tokens must be [B] int64, got {tuple(tokens.shape)} {tokens.dtype}")
         if running is not None and (running.shape != tokens.shape or running.dtype != torch.bool):
             raise ValueError(f"running must be [B] bool, got {tuple(running.shape)} {running.dtype}")
-        self._check_state(tokens, state)
+        check_state(tokens, state, LMState, self.config)
         state.check_own()
 
 

@@ -69,3 +69,12 @@ def test_steps_in_inference_mode():
         workspace = memory.workspace(state)
         y = torch.stack([memory.step_(x[:, t], state, workspace) for t in range(6, 12)], 1)
     torch.testing.assert_close(y, expected[:, 6:], rtol=0, atol=1e-5)
+
+
+def test_a_state_on_another_device_is_refused():
+    memory, x = NeuralMemory(8, MemoryConfig(num_heads=2, chunk_size=4)), torch.randn(2, 8)
+    away = memory.begin(x).own().to("meta")
+    with torch.no_grad(), pytest.raises(ValueError, match="the state is on meta, the rest of the call on cpu"):
+        memory.step_(x, away)
+    with pytest.raises(ValueError, match="the memory state's position is on meta"):
+        memory.workspace(away)

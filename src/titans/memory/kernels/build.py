@@ -14,12 +14,14 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from titans.memory.kernels.uncompiled import uncompiled
 
@@ -90,6 +92,29 @@ class _Team(ctypes.Structure):
         *fields(ctypes.c_int, "backward failed"),
         *fields(ctypes.c_void_p, "number size"),
     )
+
+
+def point(arguments: ctypes.Structure, **tensors: Tensor | Sequence[Tensor | None] | None) -> None:
+    """Points fields at contiguous tensors, one or several, which must live until the kernel has run.
+
+    Raises:
+        ValueError: a tensor is not in the processor's memory; C would take its address all the same.
+    """
+    for name, value in tensors.items():
+        field = getattr(arguments, name)
+        if isinstance(field, ctypes.Array):
+            for i, tensor in enumerate(value or [None] * len(field)):
+                field[i] = _address(name, tensor)
+        else:
+            setattr(arguments, name, _address(name, value))
+
+
+def _address(name: str, tensor: Any) -> int | None:
+    if tensor is None:
+        return None
+    if not tensor.is_cpu:
+        raise ValueError(f"compiled code for the processor was given a tensor on {tensor.device} (as {name}): move it")
+    return tensor.data_ptr()
 
 
 def run_in_threads(
@@ -180,14 +205,19 @@ def _cache() -> Path:
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "titans"
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):  # RuntimeError: there is no home
-        return _temporary()
-    return folder if os.access(folder, os.W_OK) else _temporary()
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
+        return _temporary(str(error))
+    return folder if os.access(folder, os.W_OK) else _temporary(f"{folder} cannot be written")
 
 
 @functools.cache
-def _temporary() -> Path:
+def _temporary(reason: str) -> Path:
     """A folder that goes with the process."""
+    _log.warning(
+        "the compiled kernels cannot be kept (%s), so every process compiles them anew: set XDG_CACHE_HOME to a folder "
+        "that can be written",
+        reason,
+    )
     folder = tempfile.mkdtemp(prefix="titans-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)

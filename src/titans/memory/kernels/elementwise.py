@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titans.memory.kernels.build import DTYPES, compiled, fields, run_in_threads, unavailable
+from titans.memory.kernels.build import DTYPES, compiled, fields, point, run_in_threads, unavailable
 from titans.memory.kernels.first_order import first_order
 
 ROWS = 64  # of a job
@@ -67,9 +67,7 @@ def _call(kind: int, width: int, tensors: dict[str, Tensor | None], *, heads: in
     given = next(x for name, x in tensors.items() if name in ("y", "dy") and x is not None)
     count = given.numel() // width
     arguments = _Arguments(kind=kind, N=count, D=width, H=heads, rows=ROWS, eps=eps)
-    for name, tensor in tensors.items():
-        if tensor is not None:
-            setattr(arguments, name, tensor.data_ptr())
+    point(arguments, **tensors)
     run_in_threads(compiled("elementwise", given.dtype), arguments, _jobs(count), backward="dx" in tensors)
 
 

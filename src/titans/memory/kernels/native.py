@@ -20,7 +20,7 @@ from torch import Tensor
 from titans.memory.arguments import Call, check_again, memory_operation
 from titans.memory.chunked import open_gates
 from titans.memory.gates import MOMENTUM_SHARE, Gates
-from titans.memory.kernels.build import compiled, fields, multiplies_bfloat16, run_in_threads, unavailable
+from titans.memory.kernels.build import compiled, fields, multiplies_bfloat16, point, run_in_threads, unavailable
 from titans.memory.kernels.first_order import first_order
 from titans.memory.kernels.uncompiled import uncompiled
 from titans.memory.layout import Layout, layout, take
@@ -185,11 +185,7 @@ class _Shape:
         """The kernel's arguments: tensors, a sequence of one per memory layer, or None."""
         arguments = _Arguments(**self.sizes)
         tensors |= self.plan | {"pending": self.pending, "slope_old": self.slope}
-        for name, value in tensors.items():
-            if isinstance(value, Tensor):
-                setattr(arguments, name, value.data_ptr())
-            elif value is not None:
-                setattr(arguments, name, _POINTERS(*(None if x is None else x.data_ptr() for x in value)))
+        point(arguments, **tensors)
         arguments.owners = tensors  # pointers do not keep a tensor alive
         return arguments
 

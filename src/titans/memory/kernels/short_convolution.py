@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from titans.memory.kernels.build import DTYPES, compiled, fields, run_in_threads, unavailable
+from titans.memory.kernels.build import DTYPES, compiled, fields, point, run_in_threads, unavailable
 from titans.memory.kernels.first_order import first_order
 
 MAX_TAPS, MAX_PARTS, LANES = 16, 3, 16  # LANES: channels of the widest vector
@@ -73,11 +73,7 @@ def _call(
     x, w, tail = inputs
     arguments = _Arguments(B=x.shape[0], T=x.shape[1], D=x.shape[2], J=len(w), silu=finish.silu)
     arguments.P, arguments.unit, arguments.d = finish.parts, finish.unit_parts, finish.head_dim
-    for name, value in {"x": x, "w": w, "tail": tail, "position": position, **results}.items():
-        if isinstance(value, Tensor):
-            setattr(arguments, name, value.data_ptr())
-        elif value is not None:
-            setattr(arguments, name, (ctypes.c_void_p * MAX_PARTS)(*(part.data_ptr() for part in value)))
+    point(arguments, x=x, w=w, tail=tail, position=position, **results)
     run_in_threads(compiled("convolution", x.dtype), arguments, len(x), backward=backward)
 
 

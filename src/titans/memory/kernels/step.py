@@ -14,7 +14,7 @@ from torch import Tensor
 
 from titans.memory.config import MemoryConfig
 from titans.memory.gates import FORGET_MARGIN, MAX_FORGET, MOMENTUM_SHARE, STEP_MARGIN
-from titans.memory.kernels.build import compiled, fields, run_in_threads
+from titans.memory.kernels.build import compiled, fields, point, run_in_threads
 from titans.memory.kernels.native import ACTIVATIONS, MAX_LAYERS
 from titans.memory.networks import MAX_SLOPE, MemoryNetwork, Norm
 from titans.memory.state import MemoryState
@@ -145,12 +145,7 @@ class Workspace:
 
     def point(self, **tensors: Tensor | tuple[Tensor, ...] | None) -> None:
         """Points arguments of the kernel at contiguous tensors, which must live until it has run."""
-        for name, value in tensors.items():
-            if isinstance(value, tuple):
-                value = _POINTERS(*(x.data_ptr() for x in value))
-            elif value is not None:
-                value = value.data_ptr()
-            setattr(self.arguments, name, value)
+        point(self.arguments, **tensors)
 
 
 def native_step_(
