@@ -93,7 +93,7 @@ def main() -> None:
     except TitansError as error:
         print(error, file=sys.stderr)
         raise SystemExit(2) from None
-    found = earlier(options.out)
+    found, packages = earlier(options.out), {"titans": revision()} | peers.versions()
     settings = f"--threads {' '.join(map(str, options.threads))} --rounds {options.rounds}"
     settings += " --quick" if options.quick else ""
     try:
@@ -114,7 +114,7 @@ def main() -> None:
                     peaks=not options.quick,
                     command=f"python benchmarks/performance.py {subject} {settings}",
                     machine=machine(),
-                    packages={"titans": revision()} | peers.versions(),
+                    packages=packages,
                 )
                 for outcome in found[subject].outcomes:
                     show(outcome)
