@@ -76,8 +76,9 @@ _SUMMARY = """## In short
 
 What was aimed at, and what the tables below say: from the lowest to the highest of their sizes, chunk lengths and
 variants. Speeds are quotients of two medians of their column *speed*; with few rounds (they are in the commands) and
-the spreads in the tables a tenth more or less is not to be told from noise, and what was measured a second time, with
-some other work beside it, came out as much as a fifth lower ([lab log](lab-log.md), "performance, a second time").
+the spreads in the tables a tenth more or less is not to be told from noise. Two earlier runs, one with other work
+beside it, had single values up to a quarter lower or higher, and one of them another verdict on the shares at chunks of
+16 ([lab log](lab-log.md), "performance, three times").
 
 {table}
 
