@@ -7,13 +7,21 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 
-.PHONY: quickstart test lint soak memory-gain capacity constant bench bench-gpu check-gpu
+.PHONY: quickstart test lint sanitize soak memory-gain capacity constant bench bench-gpu check-gpu
 
 quickstart: $(STAMP)
 	$(BIN)/titans quickstart $(ARGS)
 
 test: lint
 	$(BIN)/pytest -n 2
+
+# The compiled kernels' tests with AddressSanitizer (gcc): C that reads or writes beyond a tensor ends them.
+sanitize: export CFLAGS := -O1 -g -fsanitize=address
+sanitize: export XDG_CACHE_HOME := $(CURDIR)/$(VENV)/sanitized
+sanitize: export ASAN_OPTIONS := detect_leaks=0
+sanitize: $(STAMP)
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libstdc++.so.6)" CC=gcc $(BIN)/python -m pytest \
+		--capture=sys $(addprefix tests/memory/kernels/test_,native.py step.py elementwise.py short_convolution.py)
 
 soak: $(STAMP)
 	$(BIN)/python benchmarks/soak.py

@@ -184,6 +184,16 @@ def test_the_compiler_is_a_command(compiler, recompile, tmp_path, monkeypatch):
     assert isinstance(recompile(), ctypes.CDLL)
 
 
+def test_further_options_are_taken_and_named_where_they_cannot_be(recompile, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CFLAGS", "-DREAL=no_such_type")  # comes last, so it counts
+    with pytest.raises(build.BuildError, match=r"elementwise\.c failed"):
+        recompile()
+    monkeypatch.setenv("CFLAGS", "-O1 '")
+    with pytest.raises(build.BuildError, match="CFLAGS is not a command or options"):
+        recompile()
+
+
 def test_a_damaged_result_is_made_again(recompile, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "whole"))
     recompile()

@@ -1,6 +1,7 @@
 """Compiles the C kernels with the machine's compiler, once per machine and version, loads and runs them.
 
-The results lie in `$XDG_CACHE_HOME/titans` (`~/.cache/titans`), named by everything they depend on.
+CC and CFLAGS choose another compiler and further options. The results lie in `$XDG_CACHE_HOME/titans`
+(`~/.cache/titans`), named by everything they depend on.
 """
 
 import atexit
@@ -46,7 +47,8 @@ def compiled(name: str, dtype: torch.dtype, *, rounded: bool = False) -> ctypes.
         BuildError: there is no C compiler, or it fails, or there is no place for what it makes.
     """
     compiler = _compiler()
-    command = (*compiler, *_FLAGS, *DTYPES[dtype], *["-DROUNDED"] * rounded, str(_FOLDER / f"{name}.c"))
+    flags = (*_FLAGS, *DTYPES[dtype], *["-DROUNDED"] * rounded, *_words("CFLAGS"))
+    command = (*compiler, *flags, str(_FOLDER / f"{name}.c"))
     try:
         path = _cache() / f"{name}-{hashlib.sha256(_identity(compiler, command)).hexdigest()[:16]}.so"
         if not _is_whole(path):
@@ -170,14 +172,19 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 
 def _compiler() -> list[str]:
     """The command in CC, which may have options ("ccache gcc", "gcc -m64"), or cc."""
-    try:
-        program, *options = shlex.split(os.environ.get("CC", "")) or ["cc"]
-    except ValueError as error:
-        raise BuildError(f"CC is not a command ({error})") from error
+    program, *options = _words("CC") or ["cc"]
     found = shutil.which(program)
     if found is None:
         raise BuildError(f"there is no C compiler {program!r}: install gcc or clang, or name one in CC")
     return [found, *options]
+
+
+def _words(variable: str) -> list[str]:
+    """What a variable of the environment says, as a shell would read it."""
+    try:
+        return shlex.split(os.environ.get(variable, ""))
+    except ValueError as error:
+        raise BuildError(f"{variable} is not a command or options ({error})") from error
 
 
 def _identity(compiler: list[str], command: tuple[str, ...]) -> bytes:
