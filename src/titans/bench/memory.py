@@ -96,9 +96,9 @@ def flops(size: Size, training: bool) -> int:
     sums, the guard, activations, norms, and what the backward pass computes anew.
     """
     dims, C = MemoryNetwork(size.d, size.depth, size.expansion).layer_dims, size.C
-    forward = 0
-    for layer, (d_in, d_out) in enumerate(dims):
-        forward += (10 if layer == 0 else 12) * d_in * d_out + 2 * C * (d_in + d_out)
+    forward = sum(
+        (10 if layer == 0 else 12) * d_in * d_out + 2 * C * (d_in + d_out) for layer, (d_in, d_out) in enumerate(dims)
+    )
     return size.tokens * size.H * forward * (3 if training else 1)
 
 

@@ -3,9 +3,7 @@
 import ctypes
 import subprocess
 import sys
-import tempfile
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -219,13 +217,15 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
 
 
 def test_without_a_home_there_is_a_cache_all_the_same(monkeypatch, caplog):
+    reason = "Could not determine home directory."
+
     def homeless():
-        raise RuntimeError("Could not determine home directory.")
+        raise RuntimeError(reason)
 
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(build.Path, "home", homeless)
     build._temporary.cache_clear()
-    assert build._cache().parent == Path(tempfile.gettempdir())
+    assert build._cache() == build._temporary(reason)
     assert "every process compiles them anew" in caplog.text
 
 

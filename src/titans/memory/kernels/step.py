@@ -112,7 +112,8 @@ class Workspace:
             forget_margin=FORGET_MARGIN,
             epsilon=OUTPUT_EPSILON,
         )
-        self.point(
+        point(
+            self.arguments,
             position=state.position,
             pending=state.pending,
             slope=state.slope,
@@ -143,10 +144,6 @@ class Workspace:
     def _versions(self) -> list[int]:
         return [tensor._version for tensor in self.tensors if not tensor.is_inference()]
 
-    def point(self, **tensors: Tensor | tuple[Tensor, ...] | None) -> None:
-        """Points arguments of the kernel at contiguous tensors, which must live until it has run."""
-        point(self.arguments, **tensors)
-
 
 def native_step_(
     workspace: Workspace,
@@ -174,7 +171,7 @@ def native_step_(
     if reset is not None:
         given["w0"] = tuple(weight.to(state.slope.dtype).contiguous() for weight in parameters.weights)
         state.position.masked_fill_(reset if mask is None else reset & mask, 0)
-    workspace.point(**given)
+    point(workspace.arguments, **given)
     kernel, jobs = compiled("step", state.slope.dtype), state.slope.shape[0] * state.slope.shape[1]
     run_in_threads(kernel, workspace.arguments, jobs, backward=False, share=workspace.share)
     state.position.add_(1 if mask is None else mask)
