@@ -99,7 +99,7 @@ def test_memory_as_context(num_memory_tokens, new_model, new_config, some_tokens
             scores = torch.einsum("hd,shd->hs", q[0, start + i], keys) / q.shape[-1] ** 0.5
             mixed = torch.einsum("hs,shd->hd", scores.softmax(-1), values)
             y[:, i] = attention.project_out(mixed.flatten())  # eq. 23
-        m, state = memory(mixer.norm(y), state)  # eq. 24: the memory writes what attention made
+        m, state = memory(mixer.norm(x[:, s] + y), state)  # eq. 24, with a residual connection
         outputs.append(mixer.gate(y, m))  # eq. 25
     assert_same(o, torch.cat(outputs, 1))
 

@@ -1,11 +1,12 @@
 """The variants side by side: how each joins the long-term memory M to short-term attention.
 
-    MAC  memory as context   h = M*(x);  y = Attn(P || h || x) per segment;  M writes y;  o = y (x) M*(y)    (eq. 21-25)
-    MAG  memory as gate      y = SWA(P || x);  o = y (x) M(x)                                                (eq. 26-28)
-    MAL  memory as layer     y = M(x);  o = SWA(P || y)                                                      (eq. 29-31)
+    MAC  memory as context   h = M*(x);  y = Attn(P || h || x) per segment;  o = y (x) M(x + y)  (eq. 21-25)
+    MAG  memory as gate      y = SWA(P || x);  o = y (x) M(x)                                    (eq. 26-28)
+    MAL  memory as layer     y = M(x);  o = SWA(P || x + y)                                      (eq. 29-31)
     LMM  memory alone        o = M(x)
     attention                o = SWA(P || x): the control
 
+M(x) writes x and reads; M*(x) reads without writing.
 Every block is x + mixer(norm(x)), then x + SwiGLU(norm(x)). Letters: B rows, T tokens, D = dim.
 """
 
@@ -130,8 +131,9 @@ class MemoryAlone(nn.Module):
 
 
 class MemoryAsContext(nn.Module):
-    """MAC: attention sees a segment together with what the memory recalls for it, and the memory writes what
-    attention made of it.
+    """MAC: attention sees a segment together with what the memory recalls for it, and the memory writes the token with
+    what attention made of it: a residual connection, as around every mixer. Of attention's output alone it would know
+    which token it is only where the token looks at itself, and tasks like bAbI's were not learned (docs/lab-log.md).
 
     Token i of a segment sees the persistent tokens, the segment's tokens j <= i and what tokens j <= i recalled.
     The paper puts all recalled tokens in front of the segment; read literally, token i would see what token j > i asked
@@ -141,7 +143,7 @@ class MemoryAsContext(nn.Module):
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
         self.config = config
-        self.attention = Attention(config, behind=0)  # each token sees itself first: the memory is to know which it is
+        self.attention = Attention(config, behind=0)  # each token sees itself first
         self.memory = NeuralMemory(config.dim, config.memory)
         self.norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.gate = Gate(config)
@@ -179,8 +181,8 @@ class MemoryAsContext(nn.Module):
         attended, written, reads = [], [], []
         keys = values = memory_keys = memory_values = x
         weights = context.weights
-        for segment in segmentation.segments(q, k, v, questions, self.memory.output_gate(x), *angles):
-            q_s, k_s, v_s, questions_s, gate_s, cos_s, sin_s = segment.tensors
+        for segment in segmentation.segments(q, k, v, questions, self.memory.output_gate(x), *angles, x):
+            q_s, k_s, v_s, questions_s, gate_s, cos_s, sin_s, x_s = segment.tensors
             weights = self._weights_before(memory.weights, weights, segment)
             if segment.slots.shape[1] == len(every_slot):  # M of the W tokens, or the only one
                 questions_s, gate_s, cos_s, sin_s = (
@@ -197,7 +199,7 @@ class MemoryAsContext(nn.Module):
                 q_s, [always_keys, memory_keys, keys], [always_values, memory_values, values], visible
             )
             begins = None if segment.fresh is None else segment.fresh.unsqueeze(1) & (segment.slots == 0)
-            normed = self.norm(y)
+            normed = self.norm(x_s + y)
             found, memory = self.memory.absorb(normed, memory, segment.present, begins)
             attended.append(y)
             written.append(normed)
@@ -246,7 +248,7 @@ class MemoryAsContext(nn.Module):
         if perhaps_any(full):
             for kept in slots:
                 token.replace_(kept, torch.zeros_like(kept), full)
-        return self.gate(y, self.memory.step_(self.norm(y), memory, workspace, token.running))
+        return self.gate(y, self.memory.step_(self.norm(x + y), memory, workspace, token.running))
 
     def _weights_before(
         self, now: tuple[Tensor, ...], earlier: tuple[Tensor, ...], segment: Segment

@@ -22,7 +22,7 @@ def memory_traces(
     """The trace [T, H, L] of each block that has a memory, while the model reads tokens [T] from an empty state.
 
     The memories are watched at work, so that it does not matter what a variant lets them read: MAG, MAL and LMM the
-    block's normalised input, MAC what attention made of the segment.
+    block's normalised input, MAC that with what attention made of the segment.
 
     Args:
         blocks: numbers of the blocks to watch, which must have a memory; None for all that have one.
