@@ -24,6 +24,7 @@ import torch
 from gain_summary import markdown_table
 
 from titans.cli.findings import machine
+from titans.data.tokenizer import ByteTokenizer
 from titans.files import read_json, write_json
 from titans.memory.config import MemoryConfig
 from titans.memory.layer import NeuralMemory
@@ -94,7 +95,7 @@ def measure(job: Job, steps: int) -> dict:
     torch.manual_seed(job.seed)
     model = TitansLM(config)
     with TemporaryDirectory() as folder:
-        result = train(model, found.source((), settings), settings, Path(folder))
+        result = train(model, found.source((), settings, ByteTokenizer()), settings, Path(folder))
     right = {
         str(pairs): score(
             model, MQAR(vocab_size=config.vocab_size, num_pairs=pairs), settings.length, SAMPLES, seed=EVAL_SEED

@@ -10,9 +10,11 @@ import torch
 
 from titans.baselines import BaselineLM, load_model
 from titans.cli.main import main
+from titans.data.pieces import PieceTokenizer, tokenizer_of
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.report.results import Results, read_results, write_results
+from titans.tasks.babi import LABELS
 from titans.tasks.recipes import recipe
 
 QUICK = ("--recipe", "needles", "--steps", "3", "--batch-size", "1", "--length", "256", "--save-every", "1")
@@ -254,3 +256,44 @@ def test_an_unprintable_label_leaves_results_that_can_be_read_again(tmp_path, te
         assert run(*ask, "--checkpoint", tmp_path / "model", "--label", "a\x01b") == 0
     assert len(read_results(tmp_path).scores) == 1
     capsys.readouterr()
+
+
+@pytest.fixture
+def stories(tmp_path, monkeypatch) -> None:
+    """A folder of bAbI's five tasks, each with a story of each split."""
+    (tmp_path / "data" / "babi").mkdir(parents=True)
+    for task, answers in LABELS.items():
+        for split in ("train", "test"):
+            story = f"1 The {min(answers)} it is.\n2 What is it? \t{min(answers)}\t1\n"
+            (tmp_path / "data" / "babi" / f"{task}_story_{split}.txt").write_text(story)
+    monkeypatch.setenv("TITANS_DATA", str(tmp_path / "data"))
+
+
+@pytest.fixture
+def many_words(tmp_path) -> Path:
+    path, random = tmp_path / "words.txt", np.random.default_rng(0)
+    words = ["".join(random.choice(list("abcdefgh"), 6)) for _ in range(3000)]
+    path.write_text(" ".join(words * 2))
+    return path
+
+
+def test_a_recipe_whose_model_reads_pieces(tmp_path, stories, many_words, capsys):
+    options = ("--recipe", "babilong", "--text", many_words, "--batch-size", 1, "--length", 32, "--save-every", 1)
+    assert run("train", *options, "--steps", 2, "--out", tmp_path / "run") == 0
+    checkpoint = tmp_path / "run" / "checkpoint"
+    tokenizer = tokenizer_of(checkpoint)
+    assert isinstance(tokenizer, PieceTokenizer)
+    assert tokenizer.vocab_size == load_model(checkpoint).config.vocab_size == 2048
+    assert len(tokenizer.encode(" bathroom")) == 1  # bAbI's own words are pieces
+    assert run("train", "--resume", tmp_path / "run") == 0
+    for folder in (tmp_path / "run", checkpoint):
+        asked = ("--checkpoint", folder, "--haystack", many_words, "--samples", 2, "--length")
+        assert run("eval", "babilong", *asked, 64) == 0
+        assert run("eval", "needles", *asked, 400) == 0
+    capsys.readouterr()
+    for verb in (("generate", "--prompt", "a"), ("inspect", "--prompt", "a"), ("eval", "--text", many_words)):
+        assert run(verb[0], "--checkpoint", checkpoint, *verb[1:]) == 2
+        assert "reads 2,048 pieces of words, not the 256 bytes" in capsys.readouterr().err
+    (checkpoint / "tokenizer.json").unlink()
+    assert run("eval", "babilong", "--checkpoint", checkpoint, "--haystack", many_words, "--length", 64) == 2
+    assert "has 256 tokens and the model knows 2048" in capsys.readouterr().err

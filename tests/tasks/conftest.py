@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from titans.tasks.filler import Encoded
+from titans.data.pieces import Encoded
 
 
 @pytest.fixture

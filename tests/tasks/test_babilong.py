@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from titans.data.batches import IGNORED
+from titans.data.pieces import Encoded
 from titans.data.tokenizer import ByteTokenizer
 from titans.errors import TitansError
 from titans.tasks.babi import babi_folder
 from titans.tasks.babilong import Babilong
 from titans.tasks.babilong_prompts import WORDINGS, scored
 from titans.tasks.batches import Lengths, SampleBatches
-from titans.tasks.filler import Encoded, Filler, Repeated
+from titans.tasks.filler import Filler, Repeated
 from titans.tasks.sample import Sample, Task
 from titans.tasks.score import score
 

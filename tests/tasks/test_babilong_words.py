@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from titans.data.pieces import Encoded
 from titans.data.tokenizer import ByteTokenizer
 from titans.models.config import TitansConfig
 from titans.models.generation import generate
@@ -14,7 +15,7 @@ from titans.tasks.babi import babi_folder, read_questions
 from titans.tasks.babilong import Babilong
 from titans.tasks.babilong_prompts import WORDINGS
 from titans.tasks.babilong_words import LONGEST_ANSWER, score_words
-from titans.tasks.filler import Encoded, Filler
+from titans.tasks.filler import Filler
 
 SHEEP = Filler([Encoded("sheep", ByteTokenizer().encode(" ".join(f"The {n} sheep sleep." for n in range(3000))))])
 LENGTH = 3000

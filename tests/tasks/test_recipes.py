@@ -2,6 +2,7 @@
 
 import pytest
 
+from titans.data.tokenizer import ByteTokenizer
 from titans.errors import TitansError
 from titans.models.config import VARIANTS
 from titans.models.presets import num_parameters
@@ -25,7 +26,7 @@ def stories(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", RECIPES)
 def test_batches_fit_the_model(name, documents):
     found = recipe(name)
-    source = found.source(documents, found.settings)
+    source = found.source(documents, found.settings, ByteTokenizer())
     batch = source.next()
     assert batch.tokens.max() < found.config.vocab_size
     assert batch.labels.max() < found.config.vocab_size
@@ -41,14 +42,14 @@ def test_every_variant_can_be_built(name):
 
 
 def test_needles_begin_with_pass_keys(documents):
-    source = recipe("needles").source(documents, TrainConfig(steps=50, batch_size=2, length=512))
+    source = recipe("needles").source(documents, TrainConfig(steps=50, batch_size=2, length=512), ByteTokenizer())
     texts = [bytes(source.next().tokens.flatten().tolist()) for _ in range(10)]
     assert [b"\n#key:" in text for text in texts] == [True] * 3 + [False] * 7
     assert b"special magic" in texts[3]
 
 
 def test_babilong_hides_stories_in_the_text(documents):
-    source = recipe("babilong").source(documents, TrainConfig(steps=50, batch_size=2, length=512))
+    source = recipe("babilong").source(documents, TrainConfig(steps=50, batch_size=2, length=512), ByteTokenizer())
     text = bytes(source.next().tokens[0].tolist())
     told, asked = text.split(b"\nWhat is it? ")
     answer = asked.split(b".")[0]
@@ -58,7 +59,7 @@ def test_babilong_hides_stories_in_the_text(documents):
 def test_babilong_without_stories(documents, monkeypatch):
     monkeypatch.delenv("TITANS_DATA")
     with pytest.raises(TitansError, match="TITANS_DATA is not set"):
-        recipe("babilong").source(documents, TrainConfig())
+        recipe("babilong").source(documents, TrainConfig(), ByteTokenizer())
 
 
 def test_no_such_recipe():

@@ -3,8 +3,9 @@ import re
 import numpy as np
 import pytest
 
+from titans.data.pieces import Encoded
 from titans.data.tokenizer import ByteTokenizer
-from titans.tasks.filler import Encoded, Filler
+from titans.tasks.filler import Filler
 from titans.tasks.sample import Stretch
 from titans.tasks.sentences import background, next_end
 

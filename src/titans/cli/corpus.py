@@ -51,6 +51,22 @@ def held_out(run: Path) -> "list[Document]":
     return split_documents(documents, seed=read_settings(checkpoint).seed)[1]
 
 
+def require_bytes(checkpoint: Path, vocab_size: int) -> None:
+    """Refuses a model that does not read text as bytes.
+
+    Raises:
+        TitansError: it has other token ids, or pieces of words.
+    """
+    from titans.data.pieces import TOKENIZER_NAME
+    from titans.data.tokenizer import ByteTokenizer
+    from titans.training.checkpoint import find_checkpoint
+
+    pieces = (find_checkpoint(checkpoint) / TOKENIZER_NAME).exists()
+    if pieces or vocab_size != ByteTokenizer.vocab_size:
+        what = f"reads {vocab_size:,} pieces of words" if pieces else f"has {vocab_size} token ids"
+        raise TitansError(f"{checkpoint} {what}, not the 256 bytes that this reads: ask it by titans eval TASK")
+
+
 def recipe_of(run: Path) -> str | None:
     """The name of the recipe that a run follows; None if it just reads text."""
     return _noted(run).get("recipe")

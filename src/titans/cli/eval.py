@@ -142,6 +142,7 @@ def _evaluate(
     from titans.training.progress import Progress
 
     model = load_model(checkpoint).to(best_device())
+    corpus.require_bytes(checkpoint, model.config.vocab_size)
     source = DocumentBatches(documents, min(batch_size, len(documents)), length, epochs=1)
     total = min(max_tokens, sum(map(len, documents)))
     with Progress("eval", total=total, unit="bytes") as progress:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
+from titans.cli import corpus
 from titans.cli.imports import import_torch
 from titans.errors import TitansError
 
@@ -58,7 +59,6 @@ def run(
     """
     import_torch()
 
-    from titans.data.tokenizer import ByteTokenizer
     from titans.models.generation import generate
     from titans.models.language_model import TitansLM
     from titans.training.checkpoint import find_checkpoint
@@ -70,8 +70,7 @@ def run(
         raise TitansError(f"--save-state {save_state} is a folder; name a file")
     blocks = _stdin_blocks() if prompt is None else _blocks(os.fsencode(prompt))
     model = TitansLM.load(find_checkpoint(checkpoint)).to(best_device()).eval()
-    if model.config.vocab_size != ByteTokenizer.vocab_size:
-        raise TitansError(f"{checkpoint} has {model.config.vocab_size} token ids, not the 256 bytes that this writes")
+    corpus.require_bytes(checkpoint, model.config.vocab_size)
     memory = None if state is None else _memory(state, model)
     last, memory = _read_all_but_last(model, blocks, memory)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")

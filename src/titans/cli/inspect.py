@@ -99,10 +99,7 @@ def _tokens(text: str | None, prompt: str | None, count: int | None) -> "np.ndar
 
 def _blocks(config: "TitansConfig", checkpoint: Path, block: int | None) -> list[int]:
     """The blocks to look at."""
-    from titans.data.tokenizer import ByteTokenizer
-
-    if config.vocab_size != ByteTokenizer.vocab_size:
-        raise TitansError(f"{checkpoint} has {config.vocab_size} token ids, not the 256 bytes that this reads")
+    corpus.require_bytes(checkpoint, config.vocab_size)
     blocks = [number for number in range(config.num_layers) if config.has_memory(number)]
     if not blocks:
         raise TitansError(f"{checkpoint} has no memory to look into: its variant is {config.variant}")

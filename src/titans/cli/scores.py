@@ -14,6 +14,7 @@ from rich.table import Table
 from titans.baselines import BaselineLM, load_model
 from titans.cli import corpus
 from titans.cli.findings import machine
+from titans.data.pieces import encoded, tokenizer_of
 from titans.errors import TitansError
 from titans.models.language_model import TitansLM
 from titans.parsing import parse
@@ -23,6 +24,7 @@ from titans.tasks.babilong_words import score_words
 from titans.tasks.catalogue import NEED_TEXT, TASKS, Choices
 from titans.tasks.sample import Task
 from titans.tasks.score import Score, score
+from titans.training.checkpoint import find_checkpoint
 from titans.training.model import best_device
 from titans.training.progress import Progress
 
@@ -112,7 +114,8 @@ def measure(
         if name in NEED_TEXT:
             held_out = haystack is None
             documents = corpus.held_out(checkpoint) if held_out else corpus.documents(haystack, spool=Path(spool))
-            choices = replace(choices, haystack=documents)
+            tokenizer = tokenizer_of(find_checkpoint(checkpoint))
+            choices = replace(choices, haystack=encoded(documents, tokenizer), tokenizer=tokenizer)
         return _cells(model, name, choices, asked, kept)
 
 

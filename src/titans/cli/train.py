@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from titans.baselines import BaselineLM
     from titans.baselines.config import Name
     from titans.data.text import Document
+    from titans.data.tokenizer import Tokenizer
     from titans.models.config import TitansConfig
     from titans.models.language_model import TitansLM
     from titans.tasks.recipes import Recipe
@@ -92,6 +93,7 @@ def _begin(
 ) -> "TrainResult":
     import torch
 
+    from titans.data.pieces import learn_pieces
     from titans.data.tokenizer import ByteTokenizer
     from titans.files import removed_on_failure
     from titans.models.language_model import TitansLM
@@ -111,9 +113,13 @@ def _begin(
     with removed_on_failure(out, unless=out / LINK):
         sides = _sides(recipe, lambda: corpus.documents(text, spool=out), settings.seed)
         corpus.remember(out, text, name)
+        tokenizer: Tokenizer = ByteTokenizer()
+        if recipe is not None and recipe.vocabulary is not None:
+            tokenizer = learn_pieces(recipe.vocabulary(sides[0]), config.vocab_size)
+            tokenizer.save(out)
         torch.manual_seed(settings.seed)
         model = TitansLM(config) if baseline is None else _baseline(baseline, config)
-        return _train(model, *sides, recipe, settings, out, resume=False)
+        return _train(model, *sides, recipe, tokenizer, settings, out, resume=False)
 
 
 def _baseline(name: "Name", config: "TitansConfig") -> "BaselineLM":
@@ -142,6 +148,7 @@ def _overridden(settings: TrainConfig, given: TrainConfig) -> TrainConfig:
 
 def _resume(run: Path) -> "TrainResult":
     from titans.baselines import load_model
+    from titans.data.pieces import tokenizer_of
     from titans.tasks.recipes import recipe as recipe_of
     from titans.training.checkpoint import find_checkpoint, read_settings
 
@@ -150,7 +157,7 @@ def _resume(run: Path) -> "TrainResult":
     name = corpus.recipe_of(run)
     recipe = None if name is None else recipe_of(name)
     sides = _sides(recipe, lambda: corpus.remembered(run), settings.seed)
-    return _train(load_model(checkpoint), *sides, recipe, settings, run, resume=True)
+    return _train(load_model(checkpoint), *sides, recipe, tokenizer_of(checkpoint), settings, run, resume=True)
 
 
 def _sides(
@@ -167,12 +174,14 @@ def _train(
     train_documents: "list[Document]",
     held_out: "list[Document]",
     recipe: "Recipe | None",
+    tokenizer: "Tokenizer",
     settings: TrainConfig,
     out: Path,
     *,
     resume: bool,
 ) -> "TrainResult":
     from titans.data.batches import BatchSource, DocumentBatches
+    from titans.data.pieces import encoded
     from titans.training.loop import train
     from titans.training.model import best_device
     from titans.training.progress import Progress
@@ -186,7 +195,7 @@ def _train(
         source = DocumentBatches(train_documents, rows, length, settings.seed)
         total = settings.steps * rows * length
     else:
-        source = recipe.source(train_documents, settings)
+        source = recipe.source(encoded(train_documents, tokenizer), settings, tokenizer)
         total = source.count(settings.steps)
     try:
         with Progress("train", total=total, unit="tokens") as progress:

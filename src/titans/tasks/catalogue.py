@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from titans.data.batches import TokenDocument
+from titans.data.tokenizer import ByteTokenizer, Tokenizer
 from titans.tasks.babi import BabiTask
 from titans.tasks.babilong import Babilong, Mode
 from titans.tasks.copying import SelectiveCopying
@@ -24,7 +25,9 @@ class Choices:
     """What a task may need to know; each takes what concerns it."""
 
     haystack: Sequence[TokenDocument] = ()
-    """needles, babilong: text to hide things in"""
+    """needles, babilong: text to hide things in, in the tokenizer's tokens"""
+    tokenizer: Tokenizer = ByteTokenizer()  # noqa: RUF009 (it has no state)
+    """needles, babilong: what the model reads"""
     kind: Kind = "pk"
     """needles: which of them"""
     depth: float | None = None
@@ -46,9 +49,14 @@ class Choices:
 
 
 TASKS: dict[str, Callable[[Choices], Task]] = {
-    "needles": lambda choices: needles(choices.kind, choices.haystack, depth=choices.depth),
+    "needles": lambda choices: needles(choices.kind, choices.haystack, choices.tokenizer, depth=choices.depth),
     "babilong": lambda choices: Babilong(
-        choices.question, Filler(choices.haystack), split="test", mode=choices.mode, folder=choices.babi
+        choices.question,
+        Filler(choices.haystack),
+        split="test",
+        mode=choices.mode,
+        tokenizer=choices.tokenizer,
+        folder=choices.babi,
     ),
     "mqar": lambda choices: MQAR(vocab_size=choices.vocab_size, num_pairs=choices.num_pairs),
     "copying": lambda _: SelectiveCopying(),

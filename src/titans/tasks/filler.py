@@ -26,20 +26,6 @@ class Repeated:
         return self._period[np.arange(start, stop) % len(self._period)]
 
 
-class Encoded:
-    """A text in the tokens of some tokenizer (a `TokenDocument`)."""
-
-    def __init__(self, name: str, tokens: np.ndarray) -> None:
-        self.name, self._tokens = name, tokens
-
-    def __len__(self) -> int:
-        return len(self._tokens)
-
-    def tokens(self, start: int, stop: int) -> np.ndarray:
-        """Tokens `start` to `stop` [stop - start] int64."""
-        return self._tokens[start:stop].astype(np.int64)
-
-
 class Filler:
     """Random stretches of documents."""
 

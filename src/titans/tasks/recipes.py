@@ -3,14 +3,16 @@
 Their sizes are for two processor cores; each has a larger one for a GPU beside it, `NAME-large`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from titans.data.batches import TokenDocument
+from titans.data.pieces import text_of
+from titans.data.tokenizer import Tokenizer
 from titans.errors import TitansError
 from titans.memory.config import MemoryConfig
 from titans.models.config import TitansConfig
-from titans.tasks.babi import LABELS
+from titans.tasks.babi import LABELS, babi_folder, read_questions
 from titans.tasks.babilong import Babilong
 from titans.tasks.batches import Countable, InStages, Lengths, SampleBatches
 from titans.tasks.copying import SelectiveCopying
@@ -32,10 +34,12 @@ class Recipe:
     config: TitansConfig
     """the model; every variant and baseline takes its sizes from it"""
     settings: TrainConfig
-    source: Callable[[Sequence[TokenDocument], TrainConfig], Countable]
-    """the batches, made from the text to hide things in, if there is any"""
+    source: Callable[[Sequence[TokenDocument], TrainConfig, Tokenizer], Countable]
+    """the batches, made from the text to hide things in, if there is any, in the tokenizer's tokens"""
     reads_text: bool = False
     """whether things are hidden in text"""
+    vocabulary: Callable[[Sequence[TokenDocument]], Iterable[str]] | None = None
+    """what the model's vocabulary of pieces is learned from, given the text as bytes; None: it reads bytes"""
 
 
 def recipe(name: str) -> Recipe:
@@ -69,38 +73,50 @@ def _stages(settings: TrainConfig, *stages: tuple[Task, int, float], text_weight
     )
 
 
-def _needles(documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
+def _needles(documents: Sequence[TokenDocument], settings: TrainConfig, tokenizer: Tokenizer) -> Countable:
     """Short pass keys first, then all kinds with one needle, w twice as often: up to 1,024 tokens, and to 4,096."""
-    keys = PassKeys(filler=Filler(documents))
-    kinds = Mixed(tuple(needles(kind, documents, again=0.8) for kind in ("pk", "n", "w", "w")))
+    keys = PassKeys(filler=Filler(documents), tokenizer=tokenizer)
+    kinds = Mixed(tuple(needles(kind, documents, tokenizer, again=0.8) for kind in ("pk", "n", "w", "w")))
     return _stages(settings, (keys, 512, 0.06), (kinds, 1024, 0.74), (kinds, 4096, 0.2), text_weight=0.05)
 
 
-def _babilong(documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
+def _babilong(documents: Sequence[TokenDocument], settings: TrainConfig, tokenizer: Tokenizer) -> Countable:
     """bAbI's five tasks mixed, of its training split: the facts with little text between them, then with more.
 
     Earlier questions are asked as well: with one answer per sample there is too little to learn from (docs/lab-log.md).
     """
     text = Filler(documents)
-    tasks = Mixed(tuple(Babilong(task, text, split="train", mode="finetuned", earlier=0.8) for task in LABELS))
+    tasks = Mixed(
+        tuple(
+            Babilong(task, text, split="train", mode="finetuned", earlier=0.8, tokenizer=tokenizer) for task in LABELS
+        )
+    )
     return _stages(settings, (tasks, 512, 0.5), (tasks, 1024, 0.3), (tasks, 4096, 0.2), text_weight=0.05)
 
 
-def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
+def _told_and_asked(documents: Sequence[TokenDocument]) -> Iterator[str]:
+    """The text and bAbI's training split, so that all its words are pieces: every question with the last facts."""
+    yield from map(text_of, documents)
+    for task in LABELS:
+        for question in read_questions(babi_folder(), task, "train"):
+            yield " ".join(("", *question.facts[-2:], question.text, question.answer))
+
+
+def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig, _tokenizer: Tokenizer) -> Countable:
     """Words of 2 to 32 bits."""
     return SampleBatches(parity(), Lengths(shortest=2, longest=32), settings.batch_size, settings.length, settings.seed)
 
 
-def _s3(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
+def _s3(_documents: Sequence[TokenDocument], settings: TrainConfig, _tokenizer: Tokenizer) -> Countable:
     """Words of up to 12 elements until they are right, then of up to 64."""
     task = WordProblem(group="S3", tokens_each=2)
     return _stages(settings, (task, 24, 0.5), (task, 128, 0.5))
 
 
-def _of_one_task(task: Task) -> Callable[[Sequence[TokenDocument], TrainConfig], Countable]:
+def _of_one_task(task: Task) -> Callable[[Sequence[TokenDocument], TrainConfig, Tokenizer], Countable]:
     """Samples of up to as many tokens as the window has."""
 
-    def source(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
+    def source(_documents: Sequence[TokenDocument], settings: TrainConfig, _tokenizer: Tokenizer) -> Countable:
         lengths = Lengths(shortest=task.shortest, longest=settings.length)
         return SampleBatches(task, lengths, settings.batch_size, settings.length, settings.seed)
 
@@ -110,7 +126,7 @@ def _of_one_task(task: Task) -> Callable[[Sequence[TokenDocument], TrainConfig],
 MQAR_PAIRS = (8, 16, 32, 64, 128)
 
 
-def _mqar(_documents: Sequence[TokenDocument], settings: TrainConfig) -> Countable:
+def _mqar(_documents: Sequence[TokenDocument], settings: TrainConfig, _tokenizer: Tokenizer) -> Countable:
     """8 to 128 pairs of 1,024 tokens, mixed, always in as many tokens as the window has."""
     task = Mixed(tuple(MQAR(vocab_size=1024, num_pairs=pairs) for pairs in MQAR_PAIRS))
     lengths = Lengths(shortest=settings.length, longest=settings.length)
@@ -135,11 +151,12 @@ _SMALL = TitansConfig(
 # about 30 bytes, and attention in a segment sees only its own: in short ones many facts are cut in two.
 _READING = TitansConfig(
     variant="mac",
+    vocab_size=2048,
     dim=128,
     num_layers=3,
     num_heads=2,
-    window_size=256,
-    segment_size=256,
+    window_size=64,
+    segment_size=64,
     memory_layers=(1, 2),
     memory=MemoryConfig(num_heads=1, depth=1, chunk_size=8, conv_size=4),
 )
@@ -206,6 +223,7 @@ _RECIPES = {
         ),
         source=_babilong,
         reads_text=True,
+        vocabulary=_told_and_asked,
     ),
     "mqar": Recipe(
         purpose="the values of 8 to 128 keys, many queries: Zoology's task with 1,024 tokens",

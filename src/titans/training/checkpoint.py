@@ -5,6 +5,7 @@
                                   optimizer.safetensors              moments, and the state of the random generators
                                   state.safetensors                  what the model carries between windows
                                   training.json                      step, data cursor, settings, metrics so far
+                                  tokenizer.json                     the run's own, if it has one (`titans.data.pieces`)
 
 A checkpoint is written to a temporary folder and renamed; then the link is replaced. Killed at any point, the run has
 the old checkpoint or the new one.
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
+from titans.data.pieces import TOKENIZER_NAME
 from titans.errors import TitansError
 from titans.files import load_tensors, read_json, save_tensors, write_json, writing
 from titans.parsing import parse
@@ -83,6 +85,8 @@ def save_checkpoint(
             try:
                 temporary.mkdir()  # with the rights that the user gives to new folders
                 _write(temporary, model, optimizer, state, progressed)
+                if (run / TOKENIZER_NAME).exists():
+                    shutil.copyfile(run / TOKENIZER_NAME, temporary / TOKENIZER_NAME)
                 _flush_folder(temporary)
                 temporary.rename(target)
             finally:
