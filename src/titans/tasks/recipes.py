@@ -83,7 +83,8 @@ def _needles(documents: Sequence[TokenDocument], settings: TrainConfig, tokenize
 def _babilong(documents: Sequence[TokenDocument], settings: TrainConfig, tokenizer: Tokenizer) -> Countable:
     """bAbI's five tasks mixed, of its training split: the facts with little text between them, then with more.
 
-    Earlier questions are asked as well: with one answer per sample there is too little to learn from (docs/lab-log.md).
+    Earlier questions are asked as well: with one answer per sample there is too little to learn from. So is a byte per
+    token: the same tasks take many times as long (docs/lab-log.md).
     """
     text = Filler(documents)
     tasks = Mixed(
@@ -91,7 +92,7 @@ def _babilong(documents: Sequence[TokenDocument], settings: TrainConfig, tokeniz
             Babilong(task, text, split="train", mode="finetuned", earlier=0.8, tokenizer=tokenizer) for task in LABELS
         )
     )
-    return _stages(settings, (tasks, 512, 0.5), (tasks, 1024, 0.3), (tasks, 4096, 0.2), text_weight=0.05)
+    return _stages(settings, (tasks, 128, 0.5), (tasks, 512, 0.25), (tasks, 4096, 0.25), text_weight=0.05)
 
 
 def _told_and_asked(documents: Sequence[TokenDocument]) -> Iterator[str]:
@@ -148,7 +149,7 @@ _SMALL = TitansConfig(
 )
 
 # Two memories, so that a second can look up what a first has found: who has the apple, and where she is. A fact has
-# about 30 bytes, and attention in a segment sees only its own: in short ones many facts are cut in two.
+# six or seven pieces.
 _READING = TitansConfig(
     variant="mac",
     vocab_size=2048,
@@ -210,16 +211,16 @@ _RECIPES = {
         reads_text=True,
     ),
     "babilong": Recipe(
-        purpose="BABILong's qa1 to qa5 at up to 4,096 bytes; bAbI's files in $TITANS_DATA/babi",
+        purpose="BABILong's qa1 to qa5 at up to 4,096 pieces of words; bAbI's files in $TITANS_DATA/babi",
         config=_READING,
         settings=TrainConfig(
-            steps=3000,
-            batch_size=8,
+            steps=6000,
+            batch_size=2,
             length=512,
             learning_rate=2e-3,
             final_lr_fraction=0.02,
             warmup_steps=100,
-            gate_penalty=0.005,
+            gate_penalty=0.01,
         ),
         source=_babilong,
         reads_text=True,
