@@ -15,6 +15,7 @@ from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.report.results import Results, read_results, write_results
 from titans.tasks.babi import LABELS
+from titans.tasks.catalogue import TASKS
 from titans.tasks.recipes import recipe
 
 QUICK = ("--recipe", "needles", "--steps", "3", "--batch-size", "1", "--length", "256", "--save-every", "1")
@@ -277,7 +278,7 @@ def many_words(tmp_path) -> Path:
     return path
 
 
-def test_a_recipe_whose_model_reads_pieces(tmp_path, stories, many_words, capsys):
+def test_a_recipe_whose_model_reads_pieces(tmp_path, stories, many_words, capsys, monkeypatch):
     options = ("--recipe", "babilong", "--text", many_words, "--batch-size", 1, "--length", 32, "--save-every", 1)
     assert run("train", *options, "--steps", 2, "--out", tmp_path / "run") == 0
     checkpoint = tmp_path / "run" / "checkpoint"
@@ -286,14 +287,22 @@ def test_a_recipe_whose_model_reads_pieces(tmp_path, stories, many_words, capsys
     assert tokenizer.vocab_size == load_model(checkpoint).config.vocab_size == 2048
     assert len(tokenizer.encode(" bathroom")) == 1  # bAbI's own words are pieces
     assert run("train", "--resume", tmp_path / "run") == 0
+    asked_with, original = [], TASKS["babilong"]
+    monkeypatch.setitem(TASKS, "babilong", lambda choices: asked_with.append(choices) or original(choices))
     for folder in (tmp_path / "run", checkpoint):
         asked = ("--checkpoint", folder, "--haystack", many_words, "--samples", 2, "--length")
         assert run("eval", "babilong", *asked, 64) == 0
         assert run("eval", "needles", *asked, 400) == 0
+        (haystack,) = asked_with[-1].haystack
+        assert tokenizer.decode(haystack.tokens(0, len(haystack))) == many_words.read_text()
     capsys.readouterr()
     for verb in (("generate", "--prompt", "a"), ("inspect", "--prompt", "a"), ("eval", "--text", many_words)):
         assert run(verb[0], "--checkpoint", checkpoint, *verb[1:]) == 2
         assert "reads 2,048 pieces of words, not the 256 bytes" in capsys.readouterr().err
+    TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(checkpoint)
+    assert run("generate", "--checkpoint", checkpoint, "--prompt", "a") == 2
+    assert "reads 256 pieces of words, not the 256 bytes" in capsys.readouterr().err
     (checkpoint / "tokenizer.json").unlink()
+    TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2, vocab_size=2048)).save(checkpoint)
     assert run("eval", "babilong", "--checkpoint", checkpoint, "--haystack", many_words, "--length", 64) == 2
     assert "has 256 tokens and the model knows 2048" in capsys.readouterr().err
