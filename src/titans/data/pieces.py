@@ -7,6 +7,7 @@
 `tokenizers` comes with transformers and is only imported when there is a vocabulary: `pip install 'titans[hf]'`.
 """
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 TOKENIZER_NAME = "tokenizer.json"
+_log = logging.getLogger("titans")
 
 
 class PieceTokenizer:
@@ -73,6 +75,7 @@ def learn_pieces(texts: Iterable[str], vocab_size: int) -> PieceTokenizer:
         TitansError: `texts` are too short for so many pieces, or tokenizers is not installed.
     """
     library = _library("a vocabulary of pieces is learned by it")
+    _log.info("learning a vocabulary of %s pieces from the text", f"{vocab_size:,}")
     alphabet = library.pre_tokenizers.ByteLevel.alphabet()
     found = library.Tokenizer(library.models.BPE())
     found.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore
@@ -123,6 +126,7 @@ def encoded(documents: Sequence[TokenDocument], tokenizer: Tokenizer) -> Sequenc
     """Documents of bytes in the tokens of `tokenizer`: read as a whole, 4 bytes in memory for each token."""
     if isinstance(tokenizer, ByteTokenizer):
         return documents
+    _log.info("cutting %s bytes of text into pieces", f"{sum(map(len, documents)):,}")
     return [Encoded(document.name, tokenizer.encode(text_of(document)).astype(np.int32)) for document in documents]
 
 
