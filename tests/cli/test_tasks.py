@@ -146,6 +146,8 @@ def test_with_examples_a_models_own_words_are_judged(model, text, tmp_path, caps
         (("cake",), "there is no task 'cake'; choose one of needles"),
         (("mqar", "--length", "64"), "the task 'mqar' has 8192 tokens and the model knows 256"),
         (("copying", "--length", "64"), "the task 'copying' has 16 tokens and the model knows 256"),
+        (("needles", "--length", "0"), "--length is 0; it must be at least 1"),
+        (("babilong", "--length", "-1"), "--length is -1; it must be at least 0"),
         (("needles", "--length", "99"), "--length 99 is too short for needles: it takes 373 tokens"),
         (("needles", "--samples", "0"), "--samples is 0; it must be at least 1"),
         (("state-tracking", "--tokens-each", "0"), "--tokens-each is 0; it must be at least 1"),
@@ -268,6 +270,15 @@ def stories(tmp_path, monkeypatch) -> None:
             story = f"1 The {min(answers)} it is.\n2 What is it? \t{min(answers)}\t1\n"
             (tmp_path / "data" / "babi" / f"{task}_story_{split}.txt").write_text(story)
     monkeypatch.setenv("TITANS_DATA", str(tmp_path / "data"))
+
+
+def test_facts_alone(model, text, stories, tmp_path, capsys):
+    story = "1 Here it is.\n2 Now it is there.\n3 What is it? \tgarden\t1\n1 Here.\n2 What is it? \tkitchen\t1\n"
+    (tmp_path / "data" / "babi" / "qa1_story_test.txt").write_text(story)  # samples of two lengths
+    options = ("--checkpoint", model, "--haystack", text, "--length", 0, 100, "--samples", 6, "--json")
+    assert run("eval", "babilong", *options) == 0
+    found = json.loads(capsys.readouterr().out)["scores"]
+    assert [(cell["length"], cell["samples"]) for cell in found] == [(0, 6), (100, 6)]
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def run(
         checkpoint: folder of a run or of a saved model
         text: text to predict: file, folder, .gz or - for standard input
         max_tokens: bytes of text to predict at most
-        length: tasks: tokens of a sample, one or more
+        length: tasks: tokens of a sample, one or more; babilong: 0 for the facts alone
         samples: tasks: questions per length and depth
         seed: tasks: of the samples
         kind: needles: pass key, number, word (UUID), many keys, many values
@@ -79,10 +79,13 @@ def run(
     """
     counts = {"--max-tokens": max_tokens, "--batch-size": batch_size, "--piece": piece, "--samples": samples}
     counts |= {"--tokens-each": tokens_each, "--num-pairs": num_pairs, "--vocab-size": vocab_size}
-    counts |= {"--depths": 1 if depths is None else depths} | {"--length": min(length, default=0)}
+    counts |= {"--depths": 1 if depths is None else depths}
     for name, value in counts.items():
         if value < 1:
             raise TitansError(f"{name} is {value}; it must be at least 1")
+    least = 0 if task == "babilong" else 1  # 0: the facts alone
+    if min(length) < least:
+        raise TitansError(f"--length is {min(length)}; it must be at least {least}")
     if save is None and label is not None:
         raise TitansError("--label names the model in the results that --save writes: give --save DIR as well")
     if save is not None and task == "text":

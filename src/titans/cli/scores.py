@@ -128,7 +128,7 @@ def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Ask
             f"the task {name!r} has {vocabulary} tokens and the model knows {known}: it was trained with other tokens"
         )
     for length in asked.lengths:
-        if length < tasks[0][1].shortest:
+        if 0 < length < tasks[0][1].shortest:
             raise TitansError(f"--length {length} is too short for {name}: it takes {tasks[0][1].shortest} tokens")
     total = sum(asked.lengths) * asked.samples * len(depths)
     if kept is not None:
@@ -141,7 +141,7 @@ def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Ask
                     length,
                     asked.samples,
                     seed=asked.seed,
-                    batch_size=asked.batch_size,
+                    batch_size=asked.batch_size if length else 1,  # facts alone: each sample has its own length
                     piece=asked.piece,
                     progress=progress,
                 )
