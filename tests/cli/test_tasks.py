@@ -146,6 +146,7 @@ def test_with_examples_a_models_own_words_are_judged(model, text, tmp_path, caps
         (("cake",), "there is no task 'cake'; choose one of needles"),
         (("mqar", "--length", "64"), "the task 'mqar' has 8192 tokens and the model knows 256"),
         (("copying", "--length", "64"), "the task 'copying' has 16 tokens and the model knows 256"),
+        (("needles", "--length"), "--length is empty; it must be at least 1"),
         (("needles", "--length", "0"), "--length is 0; it must be at least 1"),
         (("babilong", "--length", "-1"), "--length is -1; it must be at least 0"),
         (("needles", "--length", "99"), "--length 99 is too short for needles: it takes 373 tokens"),

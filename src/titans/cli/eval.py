@@ -84,8 +84,8 @@ def run(
         if value < 1:
             raise TitansError(f"{name} is {value}; it must be at least 1")
     least = 0 if task == "babilong" else 1  # 0: the facts alone
-    if min(length) < least:
-        raise TitansError(f"--length is {min(length)}; it must be at least {least}")
+    if min(length, default=-1) < least:
+        raise TitansError(f"--length is {min(length, default='empty')}; it must be at least {least}")
     if save is None and label is not None:
         raise TitansError("--label names the model in the results that --save writes: give --save DIR as well")
     if save is not None and task == "text":
