@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 
-.PHONY: quickstart test lint sanitize soak memory-gain capacity constant bench bench-gpu check-gpu
+.PHONY: quickstart test lint sanitize soak memory-gain capacity long-context constant bench bench-gpu check-gpu
 
 quickstart: $(STAMP)
 	$(BIN)/titans quickstart $(ARGS)
@@ -31,6 +31,9 @@ memory-gain: $(STAMP)
 
 capacity: $(STAMP)
 	$(BIN)/python benchmarks/capacity.py $(ARGS)
+
+long-context: $(STAMP)
+	$(BIN)/python benchmarks/long_context.py $(ARGS)
 
 constant: $(STAMP)
 	$(BIN)/python benchmarks/constant.py $(ARGS)

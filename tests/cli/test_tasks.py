@@ -280,6 +280,10 @@ def test_facts_alone(model, text, stories, tmp_path, capsys):
     assert run("eval", "babilong", *options) == 0
     found = json.loads(capsys.readouterr().out)["scores"]
     assert [(cell["length"], cell["samples"]) for cell in found] == [(0, 6), (100, 6)]
+    assert run("eval", "babilong", *options, "--save", tmp_path / "scores") == 0
+    assert [score.length for score in read_results(tmp_path / "scores").scores] == [0, 100]
+    assert run("report", tmp_path / "scores") == 0
+    capsys.readouterr()
 
 
 @pytest.fixture

@@ -149,7 +149,7 @@ class TaskScore:
     Attributes:
         model: its name.
         task: the task and its kind, such as `needles pk` or `babilong qa1` (`titans eval`).
-        length: tokens of a sample.
+        length: tokens of a sample; 0 for one that is as long as what it holds, without filler.
         accuracy: share of the samples in which everything asked for was right, 0 to 1.
         tokens_accuracy: share of the asked tokens, 0 to 1; None where a model's own words were judged.
         samples: how many were asked.
@@ -167,9 +167,9 @@ class TaskScore:
     command: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("length", "samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} should be at least 1, not {getattr(self, name)}")
+        for name, least in (("length", 0), ("samples", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} should be at least {least}, not {getattr(self, name)}")
         for name in ("accuracy", "tokens_accuracy", "depth"):
             share = getattr(self, name)
             if share is not None and not 0 <= share <= 1:

@@ -1,0 +1,263 @@
+"""The tables of docs/tasks.md: models trained by a recipe and asked at every length, several seeds, side by side.
+
+Every step is a command of `titans` that can be typed by itself: one `titans train` per model, rate and seed, then one
+`titans eval` per question. Runs, their scores and logs are in --runs, the scores of all in
+docs/results/RECIPE/results.json, from which `titans report` makes a page. What is done is kept: the same command goes
+on where it was interrupted, and models, seeds and longer texts can be added.
+
+    python benchmarks/long_context.py needles --models mag lmm --seeds 0 1 2 --text books --haystack held_out.txt
+    python benchmarks/long_context.py parity --models lmm attention llama mamba2
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Lock
+
+from titans.baselines import load_model
+from titans.cli.processors import processors
+from titans.files import read_json
+from titans.models.config import VARIANTS
+from titans.report.results import RESULTS_NAME, ModelSummary, Results, read_results, write_results
+from titans.tasks.recipes import recipe
+from titans.training.config import TrainConfig
+from titans.training.progress import Progress
+
+TITANS = Path(sys.executable).with_name("titans")
+LABELS = {
+    "mac": "Titans (MAC)",
+    "mag": "Titans (MAG)",
+    "mal": "Titans (MAL)",
+    "lmm": "Titans (LMM)",
+    "attention": "control",
+    "llama": "Llama",
+    "llama-swa": "Llama, sliding window",
+    "mamba": "Mamba",
+    "mamba2": "Mamba-2",
+    "gated-delta": "Gated DeltaNet",
+    "hybrid": "hybrid",
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one `titans eval` asks."""
+
+    task: str
+    """the task and its options"""
+    lengths: tuple[int, ...]
+    samples: int
+    batch_size: int = 8
+    depths: int | None = None
+
+    def arguments(self, haystack: str | None, longest: int) -> list[str]:
+        """Of `titans eval`; none where every length is above `longest`."""
+        lengths = [str(length) for length in self.lengths if length <= longest]
+        if not lengths:
+            return []
+        found = [*self.task.split(), "--length", *lengths, "--samples", str(self.samples)]
+        found += ["--batch-size", str(self.batch_size)]
+        found += [] if self.depths is None else ["--depths", str(self.depths)]
+        return found if haystack is None else [*found, "--haystack", haystack]
+
+
+SHORT, LONG = (2048, 4096, 8192, 16384), (131072, 2097152)
+RECALL = (128, 512, 2048)
+QUESTIONS: dict[str, tuple[Question, ...]] = {
+    "needles": (
+        *(Question(f"needles --kind {kind}", SHORT, samples=100, batch_size=50) for kind in ("pk", "n", "w")),
+        *(Question("needles --kind pk", (length,), samples=4, depths=5) for length in LONG),
+    ),
+    "babilong": tuple(
+        Question(f"babilong --question qa{number}", lengths, samples, batch_size)
+        for lengths, samples, batch_size in (
+            ((0, 1024, 4096), 100, 50),
+            ((16384,), 50, 10),
+            ((32768,), 20, 10),
+            ((131072,), 20, 10),
+        )
+        for number in range(1, 6)
+    ),
+    "parity": (Question("state-tracking --problem parity", (32, 128, 512, 2048), samples=100, batch_size=50),),
+    "S3": (Question("state-tracking --problem S3 --tokens-each 2", (128, 512, 1024), samples=100, batch_size=50),),
+    "copying": (Question("copying", (128, 256, 512, 4096), samples=200, batch_size=50),),
+    **{
+        name: (Question(name, RECALL, samples=200, batch_size=50),)
+        for name in ("in-context-recall", "noisy-recall", "fuzzy-recall")
+    },
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and what is asked of it."""
+
+    recipe: str
+    model: str
+    seed: int
+    rate: float | None
+    """learning rate; None: the recipe's"""
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        """Its name in tables and figures."""
+        rate = "" if self.rate is None else f", rate {self.rate:g}"
+        return f"{LABELS[self.model]}{rate}, seed {self.seed}"
+
+    @property
+    def scores(self) -> Path:
+        """Where its scores are."""
+        return self.folder / "scores"
+
+    def train(self, text: str | None) -> list[str]:
+        """The command that trains it, or goes on."""
+        if (self.folder / "checkpoint").exists():
+            return ["titans", "train", "--resume", str(self.folder)]
+        kind = "--variant" if self.model in VARIANTS else "--baseline"
+        found = ["titans", "train", "--recipe", self.recipe, kind, self.model, "--seed", str(self.seed)]
+        found += [] if self.rate is None else ["--learning-rate", f"{self.rate:g}"]
+        found += ["--text", text] if text is not None and recipe(self.recipe).reads_text else []
+        return [*found, "--out", str(self.folder)]
+
+    def is_trained(self) -> bool:
+        """Whether the last step has been taken."""
+        path = self.folder / "checkpoint" / "training.json"
+        if not path.exists():
+            return False
+        state = read_json(path)
+        return state["step"] == TrainConfig.from_dict(state["config"]).steps
+
+    def eval(self, arguments: Sequence[str]) -> list[str]:
+        """The command that asks it."""
+        return ["titans", "eval", *arguments, "--checkpoint", str(self.folder), "--save", str(self.scores)]
+
+    def has_answered(self, command: Sequence[str]) -> bool:
+        """Whether all that a command asks is among the scores."""
+        if not (self.scores / RESULTS_NAME).exists():
+            return False
+        asked = command[command.index("--length") + 1 : command.index("--samples")]
+        depths = int(command[command.index("--depths") + 1]) if "--depths" in command else 1
+        found = [score for score in read_results(self.scores).scores if score.command == shlex.join(command)]
+        return len(found) == len(asked) * depths
+
+    def summary(self) -> ModelSummary:
+        """Its size and its training."""
+        meter = read_json(self.folder / "checkpoint" / "training.json")["meter"]
+        parameters = sum(p.numel() for p in load_model(self.folder).parameters())
+        return ModelSummary(
+            label=self.label,
+            parameters=parameters,
+            train_tokens=meter["tokens"],
+            train_seconds=meter["seconds"],
+            final_bits_per_byte=None,
+        )
+
+
+class Table:
+    """The scores of all runs in one file."""
+
+    def __init__(self, folder: Path, title: str, command: str) -> None:
+        self.folder, self._lock = folder, Lock()
+        there = (folder / RESULTS_NAME).exists()
+        self._results = replace(read_results(folder) if there else Results(title=title), command=command)
+
+    def take(self, run: Run) -> None:
+        """The scores and the size of a run, in place of those that were there."""
+        found = read_results(run.scores)
+        own = [replace(score, model=run.label) for score in found.scores]
+        with self._lock:
+            others = [score for score in self._results.scores if score.model != run.label]
+            self._results = replace(
+                self._results,
+                machine=found.machine,
+                created=found.created,
+                scores=[*others, *own],
+                models=self._results.models | {run.label: run.summary()},
+            )
+            write_results(self.folder, self._results)
+
+
+def steps(run: Run, options: argparse.Namespace) -> Iterator[list[str]]:
+    """The commands that are still to be run, in their order."""
+    if not run.is_trained():
+        yield run.train(options.text)
+    for question in QUESTIONS[run.recipe]:
+        arguments = question.arguments(options.haystack, options.longest)
+        if arguments and not run.has_answered(run.eval(arguments)):
+            yield run.eval(arguments)
+
+
+def execute(command: Sequence[str], log: Path, threads: int) -> int:
+    """Runs a command of `titans` with its output at the end of `log`, and returns its exit code."""
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a") as file:
+        print(shlex.join(command), file=file, flush=True)
+        done = subprocess.run([TITANS, *command[1:]], stdout=file, stderr=file, env=environment, check=False)
+    return done.returncode
+
+
+def work(run: Run, commands: Sequence[list[str]], threads: int, table: Table, progress: Progress) -> None:
+    """Runs a run's commands one after the other."""
+    log = run.folder.with_suffix(".log")
+    for command in commands:
+        code = execute(command, log, threads)
+        if code:
+            raise SystemExit(f"{shlex.join(command)} ended with code {code}; {log} says why")
+        if command[1] == "eval":
+            table.take(run)
+        progress.advance(1)
+
+
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", choices=QUESTIONS)
+    parser.add_argument("--models", nargs="+", choices=LABELS, default=["mac", "mag", "mal", "lmm"], metavar="NAME")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--rates", type=float, nargs="+", default=[None], help="learning rates (default: the recipe's)")
+    parser.add_argument("--text", help="to train on, for recipes that read text")
+    parser.add_argument("--haystack", help="to hide things in when asking (default: what a run held out)")
+    parser.add_argument("--longest", type=int, default=2097152, help="leave out longer samples")
+    parser.add_argument("--jobs", type=int, default=2, help="runs side by side; each has its share of the processors")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    return parser.parse_args(given)
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    options = arguments(given)
+    runs = [
+        Run(options.recipe, model, seed, rate, options.runs / options.recipe / _folder(model, seed, rate))
+        for seed in options.seeds
+        for model in options.models
+        for rate in options.rates
+    ]
+    command = shlex.join(["python", "benchmarks/long_context.py", *(sys.argv[1:] if given is None else given)])
+    table = Table(options.out / options.recipe, f"Titans and others: {options.recipe}", command)
+    plans = [(run, list(steps(run, options))) for run in runs]
+    threads = max(1, processors() // options.jobs)
+    with (
+        ThreadPoolExecutor(options.jobs) as pool,
+        Progress("train and ask", total=sum(len(plan) for _, plan in plans), unit="commands") as progress,
+    ):
+        waiting = [pool.submit(work, run, plan, threads, table, progress) for run, plan in plans]
+        failed = [str(error) for future in as_completed(waiting) if (error := future.exception()) is not None]
+    if failed:
+        raise SystemExit("\n".join(failed))
+    print(f"{table.folder / RESULTS_NAME}; titans report {table.folder} draws it")
+
+
+def _folder(model: str, seed: int, rate: float | None) -> str:
+    return f"{model}-{seed}" if rate is None else f"{model}-{rate:g}-{seed}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The script behind the tables of tasks: what it runs, keeps and leaves out."""
+
+import sys
+from concurrent.futures import Future
+
+import long_context
+import pytest
+from long_context import LABELS, QUESTIONS, Question
+
+from titans.baselines.config import NAMES
+from titans.cli.main import main
+from titans.models.config import VARIANTS
+from titans.report.results import read_results
+from titans.tasks.catalogue import TASKS
+from titans.tasks.recipes import RECIPES
+
+PARITY = Question("state-tracking --problem parity", (8, 16), samples=2)
+
+
+class AtOnce:
+    """An executor that does each thing when it is told, in this thread, where a Ctrl-C is heard."""
+
+    def __init__(self, _workers: int) -> None:
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        pass
+
+    def submit(self, work, *arguments) -> Future:
+        future = Future()
+        try:
+            future.set_result(work(*arguments))
+        except SystemExit as error:
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def ran(monkeypatch) -> list[str]:
+    """The commands that were run, here and not in processes of their own, and with few steps."""
+    commands = []
+
+    def execute(command, _log, _threads):
+        commands.append(" ".join(command[1:]))
+        monkeypatch.setattr(sys, "argv", [str(part) for part in command])
+        few = ["--steps", "2", "--batch-size", "2"] if "--recipe" in command else []
+        return main([*command[1:], *few])
+
+    monkeypatch.setattr("long_context.execute", execute)
+    monkeypatch.setattr("long_context.ThreadPoolExecutor", AtOnce)
+    monkeypatch.setitem(QUESTIONS, "parity", (PARITY,))
+    return commands
+
+
+@pytest.fixture
+def work(tmp_path):
+    folders = ("--jobs", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "results"))
+    return lambda *options: long_context.main(["parity", *options, *folders])
+
+
+def test_models_are_trained_and_asked_once(tmp_path, ran, work, capsys):
+    work("--models", "lmm", "llama", "--seeds", "3", "--longest", "8")
+    assert [command.split()[0] for command in ran] == ["train", "eval"] * 2
+    assert "--variant lmm --seed 3" in ran[0]
+    assert "--baseline llama --seed 3" in ran[2]
+    found = read_results(tmp_path / "results" / "parity")
+    assert [(s.model, s.length) for s in found.scores] == [("Titans (LMM), seed 3", 8), ("Llama, seed 3", 8)]
+    small, large = (model.parameters for model in found.models.values())
+    assert small > 0
+    assert large > 0
+    assert all(model.train_tokens > 0 for model in found.models.values())
+
+    work("--models", "lmm", "llama", "--seeds", "3", "--longest", "8")
+    assert len(ran) == 4
+    work("--models", "lmm", "--seeds", "3")
+    assert len(ran) == 5
+    lengths = [s.length for s in read_results(tmp_path / "results" / "parity").scores]
+    assert sorted(lengths) == [8, 8, 16]
+    work("--models", "lmm", "--seeds", "3", "--rates", "1e-4", "--longest", "8")
+    assert "--learning-rate 0.0001" in ran[5]
+    assert "Titans (LMM), rate 0.0001, seed 3" in read_results(tmp_path / "results" / "parity").models
+    capsys.readouterr()
+
+
+def test_what_fails_is_said_and_the_others_go_on(tmp_path, ran, work, capsys):
+    (tmp_path / "runs" / "parity").mkdir(parents=True)
+    (tmp_path / "runs" / "parity" / "lmm-0").write_text("in the way")
+    with pytest.raises(SystemExit, match=r"titans train .*lmm.* ended with code 2; .*lmm-0.log says why"):
+        work("--models", "lmm", "attention", "--seeds", "0")
+    found = read_results(tmp_path / "results" / "parity")
+    assert {score.model for score in found.scores} == {"control, seed 0"}
+    capsys.readouterr()
+
+
+def test_an_interrupted_training_goes_on(tmp_path, ran, work, monkeypatch, capsys):
+    monkeypatch.setattr("long_context.Run.is_trained", lambda run: False)
+    work("--models", "lmm", "--seeds", "0")
+    work("--models", "lmm", "--seeds", "0")
+    assert "train --resume" in ran[2]
+    assert len(ran) == 3
+    capsys.readouterr()
+
+
+def test_every_recipe_and_model_is_known():
+    assert set(QUESTIONS) <= set(RECIPES)
+    assert set(LABELS) == {*VARIANTS, *NAMES}
+    assert {question.task.split()[0] for questions in QUESTIONS.values() for question in questions} <= set(TASKS)
+    text = QUESTIONS["needles"][0].arguments("book.txt", 4096)
+    assert " ".join(text) == ("needles --kind pk --length 2048 4096 --samples 100 --batch-size 50 --haystack book.txt")
+    assert QUESTIONS["needles"][-1].arguments(None, 131072) == []
