@@ -22,11 +22,11 @@ from threading import Lock
 
 from titans.baselines import load_model
 from titans.cli.processors import processors
-from titans.files import read_json
 from titans.models.config import VARIANTS
 from titans.report.results import RESULTS_NAME, ModelSummary, Results, read_results, write_results
 from titans.tasks.recipes import recipe
-from titans.training.config import TrainConfig
+from titans.training.checkpoint import LINK, read_progress
+from titans.training.metrics import Meter
 from titans.training.progress import Progress
 
 TITANS = Path(sys.executable).with_name("titans")
@@ -56,12 +56,18 @@ class Question:
     batch_size: int = 8
     depths: int | None = None
 
-    def arguments(self, haystack: str | None, longest: int) -> list[str]:
-        """Of `titans eval`; none where every length is above `longest`."""
-        lengths = [str(length) for length in self.lengths if length <= longest]
-        if not lengths:
-            return []
-        found = [*self.task.split(), "--length", *lengths, "--samples", str(self.samples)]
+    def up_to(self, longest: int) -> "Question":
+        """The same without longer samples."""
+        return replace(self, lengths=tuple(length for length in self.lengths if length <= longest))
+
+    @property
+    def cells(self) -> int:
+        """How many scores it gives."""
+        return len(self.lengths) * (self.depths or 1)
+
+    def arguments(self, haystack: str | None) -> list[str]:
+        """Of `titans eval`."""
+        found = [*self.task.split(), "--length", *map(str, self.lengths), "--samples", str(self.samples)]
         found += ["--batch-size", str(self.batch_size)]
         found += [] if self.depths is None else ["--depths", str(self.depths)]
         return found if haystack is None else [*found, "--haystack", haystack]
@@ -118,7 +124,7 @@ class Run:
 
     def train(self, text: str | None) -> list[str]:
         """The command that trains it, or goes on."""
-        if (self.folder / "checkpoint").exists():
+        if (self.folder / LINK).exists():
             return ["titans", "train", "--resume", str(self.folder)]
         kind = "--variant" if self.model in VARIANTS else "--baseline"
         found = ["titans", "train", "--recipe", self.recipe, kind, self.model, "--seed", str(self.seed)]
@@ -128,34 +134,29 @@ class Run:
 
     def is_trained(self) -> bool:
         """Whether the last step has been taken."""
-        path = self.folder / "checkpoint" / "training.json"
-        if not path.exists():
+        if not (self.folder / LINK).exists():
             return False
-        state = read_json(path)
-        return state["step"] == TrainConfig.from_dict(state["config"]).steps
+        progressed = read_progress(self.folder / LINK)
+        return progressed.step == progressed.config["steps"]
 
     def eval(self, arguments: Sequence[str]) -> list[str]:
         """The command that asks it."""
         return ["titans", "eval", *arguments, "--checkpoint", str(self.folder), "--save", str(self.scores)]
 
-    def has_answered(self, command: Sequence[str]) -> bool:
-        """Whether all that a command asks is among the scores."""
+    def answers(self, command: Sequence[str]) -> int:
+        """How many scores of a command there are."""
         if not (self.scores / RESULTS_NAME).exists():
-            return False
-        asked = command[command.index("--length") + 1 : command.index("--samples")]
-        depths = int(command[command.index("--depths") + 1]) if "--depths" in command else 1
-        found = [score for score in read_results(self.scores).scores if score.command == shlex.join(command)]
-        return len(found) == len(asked) * depths
+            return 0
+        return sum(score.command == shlex.join(command) for score in read_results(self.scores).scores)
 
     def summary(self) -> ModelSummary:
         """Its size and its training."""
-        meter = read_json(self.folder / "checkpoint" / "training.json")["meter"]
-        parameters = sum(p.numel() for p in load_model(self.folder).parameters())
+        meter = Meter.from_dict(read_progress(self.folder / LINK).meter)
         return ModelSummary(
             label=self.label,
-            parameters=parameters,
-            train_tokens=meter["tokens"],
-            train_seconds=meter["seconds"],
+            parameters=load_model(self.folder).num_parameters,
+            train_tokens=meter.tokens,
+            train_seconds=meter.seconds,
             final_bits_per_byte=None,
         )
 
@@ -188,10 +189,10 @@ def steps(run: Run, options: argparse.Namespace) -> Iterator[list[str]]:
     """The commands that are still to be run, in their order."""
     if not run.is_trained():
         yield run.train(options.text)
-    for question in QUESTIONS[run.recipe]:
-        arguments = question.arguments(options.haystack, options.longest)
-        if arguments and not run.has_answered(run.eval(arguments)):
-            yield run.eval(arguments)
+    for question in (question.up_to(options.longest) for question in QUESTIONS[run.recipe]):
+        command = run.eval(question.arguments(options.haystack))
+        if run.answers(command) < question.cells:
+            yield command
 
 
 def execute(command: Sequence[str], log: Path, threads: int) -> int:

@@ -108,6 +108,6 @@ def test_every_recipe_and_model_is_known():
     assert set(QUESTIONS) <= set(RECIPES)
     assert set(LABELS) == {*VARIANTS, *NAMES}
     assert {question.task.split()[0] for questions in QUESTIONS.values() for question in questions} <= set(TASKS)
-    text = QUESTIONS["needles"][0].arguments("book.txt", 4096)
+    text = QUESTIONS["needles"][0].up_to(4096).arguments("book.txt")
     assert " ".join(text) == ("needles --kind pk --length 2048 4096 --samples 100 --batch-size 50 --haystack book.txt")
-    assert QUESTIONS["needles"][-1].arguments(None, 131072) == []
+    assert QUESTIONS["needles"][-1].up_to(131072).cells == 0

@@ -14,7 +14,6 @@ from titans.data.pieces import PieceTokenizer, tokenizer_of
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.report.results import Results, read_results, write_results
-from titans.tasks.babi import LABELS
 from titans.tasks.catalogue import TASKS
 from titans.tasks.recipes import recipe
 
@@ -260,17 +259,6 @@ def test_an_unprintable_label_leaves_results_that_can_be_read_again(tmp_path, te
         assert run(*ask, "--checkpoint", tmp_path / "model", "--label", "a\x01b") == 0
     assert len(read_results(tmp_path).scores) == 1
     capsys.readouterr()
-
-
-@pytest.fixture
-def stories(tmp_path, monkeypatch) -> None:
-    """A folder of bAbI's five tasks, each with a story of each split."""
-    (tmp_path / "data" / "babi").mkdir(parents=True)
-    for task, answers in LABELS.items():
-        for split in ("train", "test"):
-            story = f"1 The {min(answers)} it is.\n2 What is it? \t{min(answers)}\t1\n"
-            (tmp_path / "data" / "babi" / f"{task}_story_{split}.txt").write_text(story)
-    monkeypatch.setenv("TITANS_DATA", str(tmp_path / "data"))
 
 
 def test_facts_alone(model, text, stories, tmp_path, capsys):

@@ -6,21 +6,10 @@ from titans.data.tokenizer import ByteTokenizer
 from titans.errors import TitansError
 from titans.models.config import VARIANTS
 from titans.models.presets import num_parameters
-from titans.tasks.babi import LABELS
 from titans.tasks.recipes import RECIPES, recipe
 from titans.training.config import TrainConfig
 
-
-@pytest.fixture(autouse=True)
-def stories(tmp_path, monkeypatch):
-    """A folder of bAbI's five tasks, each with a story."""
-    folder = tmp_path / "babi"
-    folder.mkdir()
-    for task, answers in LABELS.items():
-        answer = min(answers)
-        story = f"1 The {answer} it is.\n2 What is it? \t{answer}\t1\n"
-        (folder / f"{task}_story_train.txt").write_text(story)
-    monkeypatch.setenv("TITANS_DATA", str(tmp_path))
+pytestmark = pytest.mark.usefixtures("stories")
 
 
 @pytest.mark.parametrize("name", RECIPES)

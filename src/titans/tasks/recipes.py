@@ -25,6 +25,9 @@ from titans.tasks.sample import Mixed, Task
 from titans.tasks.state_tracking import WordProblem, parity
 from titans.training.config import TrainConfig
 
+Source = Callable[[Sequence[TokenDocument], TrainConfig, Tokenizer], Countable]
+"""Makes the batches, from the text to hide things in, if there is any, in the tokenizer's tokens."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -34,8 +37,7 @@ class Recipe:
     config: TitansConfig
     """the model; every variant and baseline takes its sizes from it"""
     settings: TrainConfig
-    source: Callable[[Sequence[TokenDocument], TrainConfig, Tokenizer], Countable]
-    """the batches, made from the text to hide things in, if there is any, in the tokenizer's tokens"""
+    source: Source
     reads_text: bool = False
     """whether things are hidden in text"""
     vocabulary: Callable[[Sequence[TokenDocument]], Iterable[str]] | None = None
@@ -114,7 +116,7 @@ def _s3(_documents: Sequence[TokenDocument], settings: TrainConfig, _tokenizer: 
     return _stages(settings, (task, 24, 0.5), (task, 128, 0.5))
 
 
-def _of_one_task(task: Task) -> Callable[[Sequence[TokenDocument], TrainConfig, Tokenizer], Countable]:
+def _of_one_task(task: Task) -> Source:
     """Samples of up to as many tokens as the window has."""
 
     def source(_documents: Sequence[TokenDocument], settings: TrainConfig, _tokenizer: Tokenizer) -> Countable:

@@ -107,7 +107,7 @@ def load_checkpoint(run: Path, model: StatefulModel, optimizer: AdamW) -> tuple[
     folder = run / LINK
     if not (folder / "training.json").exists():
         raise TitansError(f"{run} holds no checkpoint to go on from: start the run again")
-    progressed = _read_progressed(folder)
+    progressed = read_progress(folder)
     try:
         model.load_state_dict(type(model).load(folder).state_dict())
     except RuntimeError as error:
@@ -129,10 +129,15 @@ def read_settings(checkpoint: Path) -> TrainConfig:
     Raises:
         TitansError: the checkpoint is that of a model without its training, or damaged.
     """
-    return TrainConfig.from_dict(_read_progressed(checkpoint).config, checkpoint / "training.json")
+    return TrainConfig.from_dict(read_progress(checkpoint).config, checkpoint / "training.json")
 
 
-def _read_progressed(checkpoint: Path) -> Progressed:
+def read_progress(checkpoint: Path) -> Progressed:
+    """How far the run of a checkpoint had come.
+
+    Raises:
+        TitansError: the checkpoint is that of a model without its training, or damaged.
+    """
     path = checkpoint / "training.json"
     values = read_json(path)
     try:
