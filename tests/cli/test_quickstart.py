@@ -1,13 +1,17 @@
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from titans.cli.comparison import Contender, _for_equal_time
+from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.models.state import LMState
 from titans.report.results import read_results
@@ -47,6 +51,23 @@ def test_results_cover_every_part_and_compare_equals(finished):
     assert results.stream is not None
     assert results.stream.points[-1].tokens > 10_000
     assert "<svg" in (finished / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("titans_seconds", "steps"),
+    [(20.0, 200), (5.0, 100), (None, 7)],
+    ids=["half as fast", "faster than the control", "nothing known yet"],
+)
+def test_equal_time_is_by_how_fast_both_have_been(tmp_path, titans_seconds, steps):
+    """However long a step took before they began."""
+    after = {"titans": (50 * 2048, titans_seconds), "control": (100 * 2048, 20.0)}
+    for name, (tokens, seconds) in after.items():
+        if seconds is not None:
+            (tmp_path / name).mkdir()
+            line = {"tokens": tokens, "seconds": seconds, "bits_per_token": 2.0}
+            (tmp_path / name / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    planned = Contender("control, equal time", TitansConfig(), steps=7)
+    assert _for_equal_time(planned, tmp_path) == replace(planned, steps=steps)
 
 
 def test_model_and_memory_can_be_used_further(finished):

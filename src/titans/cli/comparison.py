@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -27,7 +27,7 @@ from titans.models.frozen import without_writes
 from titans.models.language_model import TitansLM
 from titans.models.presets import match_parameters, num_parameters
 from titans.report.html import write_report
-from titans.report.metrics import read_curve
+from titans.report.metrics import METRICS_NAME, read_curve
 from titans.report.results import Recall, Results, Training, TrainingPoint, write_results
 from titans.training.config import TrainConfig
 from titans.training.evaluate import Evaluation, evaluate
@@ -66,12 +66,18 @@ def compare(text: str | None, out: Path, minutes: float, seed: int, *, as_json: 
     with _two_processes() as pool:
         contenders = _contenders(pool, train_documents, minutes, seed)
         print(findings.introduction(contenders.values(), train_documents, held_out, minutes), file=sys.stderr)
-        with hold_interrupts():
-            running = {
-                name: pool.submit(_train, contender, train_documents, held_out, seed, out / name)
-                for name, contender in contenders.items()
-            }
-        _watch(running, contenders, out, until=("titans", "control"))
+        running: dict[str, Future[TrainResult]] = {}
+
+        def begin(name: str) -> None:
+            with hold_interrupts():
+                running[name] = pool.submit(_train, contenders[name], train_documents, held_out, seed, out / name)
+
+        begin("titans")
+        begin("control")
+        _watch(running, contenders, out, until=("control",))
+        contenders["control_equal_time"] = _for_equal_time(contenders["control_equal_time"], out)
+        begin("control_equal_time")
+        _watch(running, contenders, out, until=("titans",))
         titans = TitansLM.load(running["titans"].result().checkpoint)
         moments, scale = _stream(titans, held_out, out, minutes)
         evaluations, recalls = {}, {}
@@ -166,12 +172,27 @@ def _contenders(
         ]
     step, control_step = (future.result() for future in timed)
     steps = max(10, round(TRAINING_SHARE * minutes * 60 / step))
-    longer = round(steps * max(1.0, step / control_step))
+    longer = round(steps * max(1.0, step / control_step))  # as it looks now; _for_equal_time knows better
     return {
         "titans": Contender("Titans (MAG)", config, steps),
         "control": Contender("control, equal tokens", control, steps),
         "control_equal_time": Contender("control, equal time", control, longer),
     }
+
+
+def _for_equal_time(control: Contender, out: Path) -> Contender:
+    """With as many steps as take as long as Titans' training, by how fast both have been since they began."""
+    titans, equal_tokens = (_curve(out / name) for name in ("titans", "control"))
+    if not titans:  # a training of seconds: what was measured before has to do
+        return control
+    speed, control_speed = (curve[-1].tokens / curve[-1].seconds for curve in (titans, equal_tokens))
+    steps = equal_tokens[-1].tokens / (ROWS * LENGTH)
+    return replace(control, steps=round(steps * max(1.0, control_speed / speed)))
+
+
+def _curve(run: Path) -> list[TrainingPoint]:
+    """What a training has written so far."""
+    return read_curve(run) if (run / METRICS_NAME).exists() else []
 
 
 def _source(documents: Sequence[Document], seed: int) -> MixedBatches:
@@ -233,7 +254,7 @@ def _watch(
         seen = None
         while True:
             done, _ = wait([running[name] for name in until], timeout=1.0)
-            curves = {name: read_curve(out / name) for name in contenders if (out / name / "metrics.jsonl").exists()}
+            curves = {name: _curve(out / name) for name in contenders}
             now = sum(max((point.tokens for point in curve), default=0) for curve in curves.values())
             bits = {name: curve[-1].bits for name, curve in curves.items() if curve and curve[-1].bits is not None}
             if seen is None:  # what was trained while something else was shown
