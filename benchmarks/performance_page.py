@@ -96,8 +96,8 @@ Where an aim is hard to reach:
   them; ours is exact for every token. A token of our layer costs 4.3 million operations, forward and backward, at D =
   256 and chunks of 16, projections included; three times the other's speed would be the full rate of a large matrix
   product in float32 ([lab log](lab-log.md), "the kernel at its bar").
-- **Chunks of 16.** The step-size guard's bound on the spectral norm is itself a product: a quarter as many operations
-  as are counted, and left out of the count.
+- **Chunks of 16.** Measured with the step-size guard as it was, whose bound on the spectral norm was itself a product:
+  a quarter as many operations as are counted, and left out of the count. It is gone; not measured again since.
 - **MAC.** Its segments are read one after the other, 64 tokens at a time in the whole batch: products too small to be
   fast, and too little work to share out over threads. Its matrix products and the memory's kernel alone, beside what
   the control does, come to 1.37 to 1.46 times the control's step ([lab log](lab-log.md), "what MAC's step is made

@@ -212,7 +212,7 @@ def answers(operation: MemoryOperation, problem: Problem) -> dict[str, Tensor]:
     gradients = torch.autograd.grad(mixture, list(leaves.values()), allow_unused=True)
     for (name, x), gradient in zip(leaves.items(), gradients, strict=True):
         gradient = torch.zeros_like(x) if gradient is None else gradient
-        if name.startswith(("state.inputs", "state.errors", "state.slope", "state.gates")):
+        if name.startswith(("state.inputs", "state.errors", "state.miss", "state.gates")):
             # Slots that no token has reached hold nothing to ask a gradient of.
             gradient[:, :, problem.case.before % problem.case.chunk_size :] = 0
         found[f"gradient of {name}"] = gradient

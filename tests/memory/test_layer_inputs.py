@@ -29,7 +29,8 @@ def test_gates_are_what_the_names_say(memory):
     eta_logits = memory.gates.momentum(x).view(3, 5, 2, 2)
     torch.testing.assert_close(log_eta.exp(), torch.sigmoid(eta_logits))
     raw = torch.sigmoid(memory.gates.step(x).view(3, 5, 2, 2))
-    torch.testing.assert_close(theta, closing(raw, STEP_MARGIN) * (1 - log_eta.exp()))  # momentum does not amplify
+    fresh = 1 - log_eta.exp()  # momentum does not amplify
+    torch.testing.assert_close(theta, CONFIG.largest_step * closing(raw, STEP_MARGIN) * fresh)
     alpha = closing(torch.sigmoid(memory.gates.forget(x).view(3, 5, 2, 2)), FORGET_MARGIN)
     torch.testing.assert_close(1 - g.exp(), alpha, atol=1e-6, rtol=1e-5)
 
@@ -48,7 +49,7 @@ def test_extreme_inputs_keep_the_gates_in_range(memory):
         assert g.max() <= 0
         assert g.min() >= torch.log1p(torch.tensor(-MAX_FORGET)) - 1e-3
         assert log_eta.max() <= 0
-        assert ((theta >= 0) & (theta <= CONFIG.max_step)).all()
+        assert ((theta >= 0) & (theta <= CONFIG.largest_step)).all()
         assert bool(torch.isfinite(torch.stack([g, log_eta, theta])).all())
 
 
@@ -187,6 +188,12 @@ def test_a_state_of_another_batch_or_precision_is_refused(memory):
 def test_impossible_settings_are_named(field, value):
     with pytest.raises(ValueError, match=rf"MemoryConfig.{field} (is|should be) "):
         CONFIG.replace(**{field: value})
+
+
+def test_a_deep_memorys_steps_are_smaller_unless_told_otherwise():
+    assert MemoryConfig(depth=1).largest_step == MemoryConfig(depth=2).replace(depth=1).largest_step == 1
+    assert MemoryConfig(depth=2).largest_step == MemoryConfig(depth=3).largest_step == 0.1
+    assert MemoryConfig(depth=2, max_step=0.5).largest_step == 0.5
 
 
 def test_steps_above_two_need_the_guard():

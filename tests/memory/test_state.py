@@ -84,8 +84,8 @@ def test_tensors_can_be_put_back_by_name():
     state = state_of()
     doubled = {name: 2 * tensor for name, tensor in state.tensors().items()}
     assert torch.equal(state.with_tensors(doubled).errors[1], 2 * state.errors[1])
-    with pytest.raises(TitansError, match="another model: it differs in slope"):
-        state.with_tensors({name: tensor for name, tensor in doubled.items() if name != "slope"})
+    with pytest.raises(TitansError, match="another model: it differs in miss"):
+        state.with_tensors({name: tensor for name, tensor in doubled.items() if name != "miss"})
     with pytest.raises(TitansError, match=r"another model: weights\.0 is"):
         state.with_tensors({**doubled, "weights.0": torch.zeros(3, 2, 8, 9)})
     with pytest.raises(TitansError, match="another model: position is"):
@@ -118,6 +118,6 @@ def test_files_that_are_no_memory_state(tmp_path):
 def test_a_memory_state_that_lacks_a_tensor(tmp_path):
     path = tmp_path / "state.safetensors"
     tensors = state_of().tensors()
-    save_tensors(path, "memory state", {name: x for name, x in tensors.items() if name != "slope"}, {})
+    save_tensors(path, "memory state", {name: x for name, x in tensors.items() if name != "miss"}, {})
     with pytest.raises(TitansError, match=r"state\.safetensors"):
         MemoryState.load(path)

@@ -14,7 +14,7 @@ TEXT = torch.tensor(list(Path(textwrap.__file__).read_bytes()))
 def trained(guard: bool) -> tuple[list[float], float]:
     """Losses of 20 steps of a memory with steps near 1 on Python source, and the largest gradient norm."""
     torch.manual_seed(0)
-    memory = MemoryConfig(num_heads=2, depth=2, expansion=2, guard=guard)
+    memory = MemoryConfig(num_heads=2, depth=2, expansion=2, max_step=1.0, guard=guard)
     model = TitansLM(TitansConfig(variant="lmm", dim=32, num_layers=2, num_heads=2, memory=memory))
     for block in model.blocks:
         block.mixer.memory.gates.step.bias.data.fill_(3.0)
@@ -35,7 +35,7 @@ def trained(guard: bool) -> tuple[list[float], float]:
 def test_training_lives_with_the_guard_and_not_without():
     losses, largest = trained(guard=True)
     assert losses[-1] < 3.7
-    assert largest < 5
+    assert largest < 100
     losses, largest = trained(guard=False)
     assert not losses[-1] < 4.3  # NaN counts as dead
     assert not largest < 1000

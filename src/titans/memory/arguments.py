@@ -199,7 +199,7 @@ def _check(
     elif not torch.compiler.is_compiling():  # a graph could not hold it, and has fixed shapes
         check_state(state, q.device, heads, network, dtype, state_rows, *widths)
     # What only the guard looks at has no gradient.
-    state = state.replace(pending=state.pending.detach(), slope=state.slope.detach())
+    state = state.replace(pending=state.pending.detach(), miss=state.miss.detach())
     return Call(
         q=q.to(dtype),
         k=k.to(dtype),

@@ -50,7 +50,7 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
         if plan.old is not None and plan.any_old[r]:
             surprise = merge_surprise(plan.old[r], state, surprise)
         chunk = decays(gates.map(itemgetter(r)), widths) if all_decays is None else list(all_decays[r])
-        guard, new_pending = shrink(network, surprise, weights, chunk, pending, call.guard_limit)
+        guard, new_pending = shrink(network, surprise, chunk, pending, call.guard_limit)
         outputs.append(read(network, q[r], weights, momentum, surprise, chunk, guard, call.norm))
         if plan.any_full[r]:
             new_weights, new_momentum = close(weights, momentum, surprise, chunk, guard)
@@ -72,7 +72,7 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
         pending=pending,
         inputs=tuple(x.masked_fill(empty, 0) for x in surprise.inputs),
         errors=tuple(x.masked_fill(empty, 0) for x in surprise.errors),
-        slope=surprise.slope.masked_fill(empty[..., 0], 0),
+        miss=surprise.miss.masked_fill(empty[..., 0], 0),
         gates=tuple(x[-1].masked_fill(empty, 0) for x in gates.as_state()),
     )
 
@@ -98,7 +98,6 @@ def open_gates(state: MemoryState) -> Gates:
 def shrink(
     network: MemoryNetwork,
     surprise: Surprise,
-    weights: Tensors,
     chunk: list[Decay],
     pending: Tensor,
     limit: float | None,
@@ -106,7 +105,7 @@ def shrink(
     """The guard's divisors at each token, or None without a guard, and what is pending at its end."""
     if limit is None:
         return None, pending
-    bounds = network.tangent_bounds(surprise, weights)
+    bounds = network.tangent_bounds(surprise)
     guard = divisors(bounds, chunk, pending, limit)
     return guard, next_pending(bounds, chunk, pending, guard)
 
@@ -172,7 +171,7 @@ def merge_surprise(old: Tensor, state: MemoryState, new: Surprise) -> Surprise:
     return Surprise(
         _choose(slots, state.inputs, new.inputs),
         _choose(slots, state.errors, new.errors),
-        torch.where(slots[..., 0], state.slope, new.slope),
+        torch.where(slots[..., 0], state.miss, new.miss),
     )
 
 

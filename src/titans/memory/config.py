@@ -23,9 +23,10 @@ class MemoryConfig:
     """non-linearity between the memory network's layers"""
     gate_granularity: Literal["head", "channel"] = "head"
     """forget gate alpha per head, or per input channel of every memory layer (exact too, but slower)"""
-    max_step: float = 1.0
-    """upper end of the step size theta; above 1 a linear memory gets negative eigenvalues; above 2 a wide-open gate
-    gets exactly what the guard lets through"""
+    max_step: float | None = None
+    """upper end of the step size theta; None: 1 for the linear memory and 0.1 for a deep one, where that moves the
+    answer about as far. Above 1 a linear memory gets negative eigenvalues; above 2 a wide-open gate gets exactly what
+    the guard lets through"""
     guard_limit: float = 1.0
     """largest step that the guard lets through, as a fraction of a full correction; below 2"""
     conv_size: int = 4
@@ -45,8 +46,13 @@ class MemoryConfig:
             require(self, name, getattr(self, name) >= 1, "at least 1")
         require(self, "depth", 1 <= self.depth <= 4, "1, 2, 3 or 4")
         allowed = "above 0 and at most 4" if self.guard else "above 0 and at most 2 without the guard"
-        require(self, "max_step", 0 < self.max_step <= (4 if self.guard else 2), allowed)
+        require(self, "max_step", 0 < self.largest_step <= (4 if self.guard else 2), allowed)
         require(self, "guard_limit", 0 < self.guard_limit < 2, "above 0 and below 2")
+
+    @property
+    def largest_step(self) -> float:
+        """`max_step`, or what it is by default."""
+        return self.max_step if self.max_step is not None else 1.0 if self.depth == 1 else 0.1
 
     def replace(self, **changes: object) -> "MemoryConfig":
         """A copy with some fields changed."""

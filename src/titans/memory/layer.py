@@ -230,7 +230,7 @@ class NeuralMemory(nn.Module):
         widths = (config.chunk_size, self.gates.num_forget, config.depth, config.momentum)
         device = self.project_out.weight.device
         check_state(state, device, config.num_heads, self.network, self._state_dtype, rows, *widths)
-        if unsupported(state.slope.device, self.config.chunk_size, self.config.gate_granularity):
+        if unsupported(state.miss.device, self.config.chunk_size, self.config.gate_granularity):
             return None
         return Workspace(state, self.network, self.config)
 
@@ -386,7 +386,7 @@ class GateProjections(nn.Module):
         with torch.autocast(device_type=x.device.type, enabled=False):
             step, momentum, forget = (None if x is None else self._heads(x) for x in self.logits(x))
             assert step is not None
-            theta = closing(torch.sigmoid(step), STEP_MARGIN) * self.config.max_step
+            theta = closing(torch.sigmoid(step), STEP_MARGIN) * self.config.largest_step
             log_eta = None
             if momentum is not None:
                 log_eta = F.logsigmoid(momentum)

@@ -26,8 +26,6 @@ from titans.memory.config import MemoryConfig
 # its Jacobian explodes and the step-size guard has to stop all learning. With 0.1 small outputs pass unchanged.
 LAYER_NORM_EPS = 0.1
 _INV_SQRT_2PI = 0.3989422804014327
-# Largest |act'|: the guard needs a true upper bound.
-MAX_SLOPE = {"gelu": 1.1289050, "silu": 1.0998394, "relu": 1.0}
 
 
 class Norm(NamedTuple):
@@ -41,12 +39,13 @@ class Surprise(NamedTuple):
     """The gradients of a chunk as rank-one factors, one entry per memory layer.
 
     inputs[l]: [B, H, C, d_in] what the layer saw; errors[l]: [B, H, C, d_out] what comes back to its output.
-    slope: [B, H, C] bound on the Jacobian of everything after the last layer (1 without layer norm); no gradient.
+    miss: [B, H, C] ||M(k) - v||, of which `errors` are what each layer feels (1 for the linear memory, which feels all
+    of it); no gradient.
     """
 
     inputs: tuple[Tensor, ...]
     errors: tuple[Tensor, ...]
-    slope: Tensor
+    miss: Tensor
 
 
 def by_layer(tensors: Sequence[Any], depth: int) -> list[tuple[Any, ...]]:
@@ -108,54 +107,38 @@ class MemoryNetwork:
 
         if self.depth == 1:
             error = z - v
-            bound = torch.ones_like(z[..., 0])
+            miss = torch.ones_like(z[..., 0])
         else:
             unit, inverse_std = _normalise(z)
             back = k + _affine(unit, norm) - v
+            miss = back.detach().norm(dim=-1)
             if norm is not None:
                 back = back * norm.weight.unsqueeze(-2)
             projected = (back * unit).mean(-1, keepdim=True)
             error = inverse_std * (back - back.mean(-1, keepdim=True) - unit * projected)
-            bound = inverse_std.detach().squeeze(-1)
-            if norm is not None:
-                bound = bound * norm.weight.detach().abs().amax(-1, keepdim=True)
 
         errors = [error]
         for weight, z in zip(reversed(weights[1:]), reversed(before), strict=True):
             back = errors[-1] @ weight.transpose(-1, -2)
             errors.append(_activation_backward(back, z, self.activation))
-        return Surprise(tuple(inputs), tuple(reversed(errors)), bound)
+        return Surprise(tuple(inputs), tuple(reversed(errors)), miss.detach())
 
-    def tangent_bounds(self, surprise: Surprise, weights: tuple[Tensor, ...]) -> list[Tensor]:
-        """Upper bound on how far a unit step on token j moves the output for token i, per memory layer.
+    def tangent_bounds(self, surprise: Surprise) -> list[Tensor]:
+        """How far a unit step on token j moves the output for token i along both tokens' errors, per memory layer.
 
         The tangent kernel of layer l is (a_i . a_j) P_i P_j^T, with a the layer's input and P the product of the
-        Jacobians after it; its norm is at most |a_i . a_j| s_i s_j prod_m ||W_m||^2 max|act'|^2 over the layers m
-        above, s the slope of the layer norm. Returns one [B, H, C, C] per layer, without gradient.
+        Jacobians after it. Along the errors e, of which layer l feels delta = P^T e, it is at most
+        |a_i . a_j| ||delta_i|| ||delta_j|| / (||e_i|| ||e_j||). Returns one [B, H, C, C] per layer, without gradient.
         """
         with torch.no_grad():
-            above = surprise.slope.unsqueeze(-1) * surprise.slope.unsqueeze(-2)
             bounds = []
-            for layer in reversed(range(self.depth)):
-                inputs = surprise.inputs[layer]
-                bounds.append((inputs @ inputs.transpose(-1, -2)).abs() * above)
-                if layer > 0:
-                    gain = squared_norm_bound(weights[layer]) * MAX_SLOPE[self.activation] ** 2
-                    above = above * gain[..., None, None]
-            return bounds[::-1]
-
-
-def squared_norm_bound(weight: Tensor) -> Tensor:
-    """Upper bound on the squared spectral norm of `weight` [..., m, n] -> [...].
-
-    The Schatten-8 norm: (sum sigma^8)^(1/4), at most n^(1/4) too large where the Frobenius norm is n too large. A power
-    iteration would be tighter but approaches from below, and a guard needs a bound.
-    """
-    small = weight.shape[-2] < weight.shape[-1]
-    gram = weight @ weight.transpose(-1, -2) if small else weight.transpose(-1, -2) @ weight
-    scale = gram.diagonal(dim1=-2, dim2=-1).sum(-1).clamp_min(torch.finfo(weight.dtype).tiny)
-    gram = gram / scale[..., None, None]
-    return scale * (gram @ gram).square().sum((-2, -1)).pow(0.25)
+            for inputs, errors in zip(surprise.inputs, surprise.errors, strict=True):
+                bound = (inputs @ inputs.transpose(-1, -2)).abs()
+                if self.depth > 1:
+                    felt = errors.norm(dim=-1) / surprise.miss.clamp_min(torch.finfo(errors.dtype).tiny)
+                    bound = bound * felt.unsqueeze(-1) * felt.unsqueeze(-2)
+                bounds.append(bound)
+            return bounds
 
 
 def _normalise(z: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,12 +51,12 @@ def _step(call: Call, state: MemoryState, t: int) -> tuple[Tensor, MemoryState]:
     surprise = Surprise(
         tuple(put(old, new) for old, new in zip(state.inputs, now.inputs, strict=True)),
         tuple(put(old, new) for old, new in zip(state.errors, now.errors, strict=True)),
-        put(state.slope.unsqueeze(-1), now.slope.unsqueeze(-1)).squeeze(-1),
+        put(state.miss.unsqueeze(-1), now.miss.unsqueeze(-1)).squeeze(-1),
     )
     gates = open_gates(state).merge(call.gates, lambda old, new: put(old, new[:, t].unsqueeze(2)))
 
     chunk = decays(gates, [d_in for d_in, _ in network.layer_dims])
-    guard, pending = shrink(network, surprise, state.weights, chunk, state.pending, call.guard_limit)
+    guard, pending = shrink(network, surprise, chunk, state.pending, call.guard_limit)
     row = _Row(slot)
     y = read(
         network,
@@ -83,7 +83,7 @@ def _step(call: Call, state: MemoryState, t: int) -> tuple[Tensor, MemoryState]:
         pending=_where_row(full, pending, state.pending),
         inputs=tuple(x.masked_fill(done, 0) for x in surprise.inputs),
         errors=tuple(x.masked_fill(done, 0) for x in surprise.errors),
-        slope=surprise.slope.masked_fill(done[..., 0], 0),
+        miss=surprise.miss.masked_fill(done[..., 0], 0),
         gates=tuple(x.masked_fill(done, 0) for x in gates.as_state()),
     )
 

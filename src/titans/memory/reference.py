@@ -51,7 +51,7 @@ class _Chunk:
         self.momentum_divisor = torch.ones_like(self.divisor)  # m
         self.inputs: list[list[Tensor]] = []
         self.errors: list[list[Tensor]] = []
-        self.slopes: list[Tensor] = []
+        self.misses: list[Tensor] = []
         self.gates: list[tuple[Tensor, ...]] = []
         # How much of each token's gradient is in `added` and in `added_momentum`, [H, tokens, 1 or d_in] per layer.
         self.writes = [w.new_zeros(len(w), 0, 1) for w in weights]
@@ -139,9 +139,9 @@ def _guard(call: Call, chunk: _Chunk, log_eta: tuple[Tensor, ...], limit: float)
     stacked = Surprise(
         tuple(torch.cat([token[layer] for token in chunk.inputs], -2) for layer in range(call.network.depth)),
         tuple(torch.cat([token[layer] for token in chunk.errors], -2) for layer in range(call.network.depth)),
-        torch.cat(chunk.slopes, -1),
+        torch.cat(chunk.misses, -1),
     )
-    bounds = call.network.tangent_bounds(stacked, _batched(chunk.start))
+    bounds = call.network.tangent_bounds(stacked)
     kept = torch.stack([kept.amin((-2, -1)) for kept in chunk.kept]).amin(0)  # [H]
     room = limit * (1 + kept) / 2
     reach = torch.zeros_like(bounds[0][0, :, :, 0])  # [H, tokens so far]
@@ -170,7 +170,7 @@ def _guard(call: Call, chunk: _Chunk, log_eta: tuple[Tensor, ...], limit: float)
 def _record(chunk: _Chunk, surprise: Surprise, gates: tuple[Tensor, ...]) -> None:
     chunk.inputs.append(list(surprise.inputs))
     chunk.errors.append(list(surprise.errors))
-    chunk.slopes.append(surprise.slope)
+    chunk.misses.append(surprise.miss)
     chunk.gates.append(gates)
 
 
@@ -197,14 +197,14 @@ def _reopen(call: Call, state: MemoryState, fill: int) -> _Chunk:
         inputs = tuple(x[:, :, i : i + 1] for x in state.inputs)
         errors = tuple(x[:, :, i : i + 1] for x in state.errors)
         gates = tuple(x[0, :, i] for x in state.gates)
-        _record(chunk, Surprise(inputs, errors, state.slope[:, :, i : i + 1]), gates)
+        _record(chunk, Surprise(inputs, errors, state.miss[:, :, i : i + 1]), gates)
         gradients = [(a.transpose(-1, -2) @ e)[0] for a, e in zip(inputs, errors, strict=True)]
         _advance(call, chunk, gates, gradients)
     return chunk
 
 
 def _as_state(old: MemoryState, chunk: _Chunk, position: int) -> MemoryState:
-    empty = old.chunk_size - len(chunk.slopes)
+    empty = old.chunk_size - len(chunk.misses)
 
     def fill(tokens: list[Tensor], like: Tensor) -> Tensor:
         """Tokens [1, H, 1, ·] and then zeros, [1, H, C, ·]."""
@@ -222,6 +222,6 @@ def _as_state(old: MemoryState, chunk: _Chunk, position: int) -> MemoryState:
         pending=chunk.pending.unsqueeze(0),
         inputs=layered(chunk.inputs, old.inputs),
         errors=layered(chunk.errors, old.errors),
-        slope=fill(chunk.slopes, old.slope),
+        miss=fill(chunk.misses, old.miss),
         gates=layered(gates, old.gates),
     )

@@ -101,8 +101,8 @@ class MemoryState(TensorTree):
     """open chunk: input of each memory layer [B, H, C, d_in]"""
     errors: tuple[Tensor, ...]
     """open chunk: error at the output of each memory layer [B, H, C, d_out]"""
-    slope: Tensor
-    """open chunk: the layer norm's Jacobian bound [B, H, C], for the guard"""
+    miss: Tensor
+    """open chunk: how far the memory's answer was from the value [B, H, C] (1 at depth 1), for the guard"""
     gates: tuple[Tensor, ...]
     """open chunk: log(1 - alpha) [B, H, C, G], theta [B, H, C, 1 or L] and, with momentum, log(eta) likewise"""
     tail: Tensor
@@ -144,7 +144,7 @@ class MemoryState(TensorTree):
             pending=zeros(heads, len(weights)),
             inputs=tuple(zeros(heads, chunk_size, weight.shape[1]) for weight in weights),
             errors=tuple(zeros(heads, chunk_size, weight.shape[2]) for weight in weights),
-            slope=zeros(heads, chunk_size),
+            miss=zeros(heads, chunk_size),
             gates=tuple(zeros(heads, chunk_size, width) for width in widths),
             tail=zeros(*tail),
             known_position=0,
@@ -152,7 +152,7 @@ class MemoryState(TensorTree):
 
     @property
     def chunk_size(self) -> int:
-        return self.slope.shape[-1]
+        return self.miss.shape[-1]
 
     def replace(self, **changes: Any) -> "MemoryState":
         """A copy with some fields changed."""
@@ -162,7 +162,7 @@ class MemoryState(TensorTree):
 
     def save(self, path: str | Path) -> None:
         """Writes the state to one safetensors file, atomically."""
-        save_tensors(path, "memory state", self.tensors(), {"depth": len(self.weights), "version": 2})
+        save_tensors(path, "memory state", self.tensors(), {"depth": len(self.weights), "version": 3})
 
     @classmethod
     def load(cls, path: str | Path) -> "MemoryState":
@@ -175,7 +175,7 @@ class MemoryState(TensorTree):
 
         try:
             groups = {name: group(name) for name in ("weights", "momentum", "inputs", "errors", "gates")}
-            single = {name: tensors[name] for name in ("position", "pending", "slope", "tail")}
+            single = {name: tensors[name] for name in ("position", "pending", "miss", "tail")}
         except KeyError as error:
             raise TitansError(f"{path} is incomplete: it has no tensor {error}") from error
         for name, tensor in tensors.items():

@@ -105,7 +105,7 @@ def _trace_chunk(memory: NeuralMemory, x: Tensor, state: MemoryState, present: T
     limit = config.guard_limit if config.guard else None
     with torch.autocast(device_type=x.device.type, enabled=False):
         now = network.surprise(k, v, weights, memory.norm)
-        guard, _ = shrink(network, merge_surprise(old, state, now), weights, chunk, state.pending, limit)
+        guard, _ = shrink(network, merge_surprise(old, state, now), chunk, state.pending, limit)
     step = gates.theta if guard is None else gates.theta / guard.step.unsqueeze(-1)
 
     norms = [a.norm(dim=-1) * e.norm(dim=-1) for a, e in zip(now.inputs, now.errors, strict=True)]

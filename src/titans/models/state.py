@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _WEIGHTS = "weights"  # where a file keeps the fingerprint of the model that made the state
 _VERSION = "version"
-LAYOUT = 3  # of the tensors in a file; earlier ones kept windows, and what MAC recalls, in other slots
+LAYOUT = 4  # of the tensors in a file; earlier ones kept windows, what MAC recalls or the guard knows in other slots
 _SAMPLES = 64  # numbers of each parameter that go into the fingerprint
 
 

@@ -44,10 +44,10 @@ def _carrying(logits: Tensor) -> Tensor:
 def watched(model: StatefulModel) -> Iterator[Callable[[], Tensor]]:
     """Within, a function that gives the openness of all gates that `model` has used: a scalar with gradients.
 
-    The means over tokens, heads and memories of min(theta / LEAK, 1), theta as a share of max_step and before momentum
-    takes its part, of log(1 + alpha / TRACE) / log(1 + 1 / TRACE), and of what momentum carries, which rises with the
-    logarithm of its horizon 1 / (1 - eta) from 0 at eta = 0 to 1 at eta = 1, added up: from 0 to 3. 0 for a model
-    without memories.
+    The means over tokens, heads and memories of min(theta / LEAK, 1), theta as a share of its upper end and before
+    momentum takes its part, of log(1 + alpha / TRACE) / log(1 + 1 / TRACE), and of what momentum carries, which rises
+    with the logarithm of its horizon 1 / (1 - eta) from 0 at eta = 0 to 1 at eta = 1, added up: from 0 to 3. 0 for a
+    model without memories.
     """
     steps, forgets, carries = [], [], []
 

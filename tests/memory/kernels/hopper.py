@@ -17,7 +17,6 @@ from triton.compiler import ASTSource
 
 from titans.memory.kernels import gpu_tuning
 from titans.memory.kernels.gpu_function import padded
-from titans.memory.networks import MAX_SLOPE
 
 KERNELS = ("deep_forward", "deep_backward", "linear_forward", "linear_backward")
 SHAPES = [(d, h, C) for d, h in ((64, 128), (48, 192), (64, 256)) for C in (16, 64)]
@@ -41,7 +40,6 @@ def compiled(name: str, dtype: str, d: int, h: int, C: int, setting: triton.Conf
         "NORM": True,
         "LIMIT": 1.0,
         "SHARE": 0.5,
-        "MAX_SLOPE": MAX_SLOPE["gelu"],
         "FRESH": False,
         "BEFORE": False,
         "AFTER": False,

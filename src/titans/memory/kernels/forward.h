@@ -61,8 +61,7 @@ static void normalise(const Work *w, const real *z, real *unit, real *inverse) {
             square += c * c;
         }
         square = square / (real)w->d + LAYER_NORM_EPS;
-        V r;
-        for (long i = 0; i < LANES; i++) r[i] = 1 / (sizeof(real) == 4 ? sqrtf(square[i]) : sqrt(square[i]));
+        V r = 1 / root(square);
         store(inverse + t, r);
         for (long f = 0; f < w->d; f++) store(unit + f * w->P + t, (load(z + f * w->P + t) - mean) * r);
     }
@@ -86,25 +85,23 @@ static void surprise(Work *w) {
     }
     if (L == 1) {
         for (long i = 0; i < w->d * P; i += LANES) store(w->e[0] + i, load(w->z[0] + i) - load(w->v + i));
-        for (long t = 0; t < P; t += LANES) store(w->slope + t, fill(1));
+        for (long t = 0; t < P; t += LANES) store(w->miss + t, fill(1));
     } else {
         normalise(w, w->z[last], w->unit, w->inverse);
-        real largest = call->norm ? 0 : 1;
-        for (long f = 0; f < w->d && call->norm; f++) largest = fabs(gamma[f]) > largest ? fabs(gamma[f]) : largest;
         for (long t = 0; t < P; t += LANES) {
-            V mean = {0}, along = {0}, r = load(w->inverse + t);
+            V mean = {0}, along = {0}, square = {0}, r = load(w->inverse + t);
             for (long f = 0; f < w->d; f++) {
                 V u = load(w->unit + f * P + t), k = load(w->a[0] + f * P + t), v = load(w->v + f * P + t);
                 V want = k + u * (gamma ? gamma[f] : 1) + (beta ? beta[f] : 0) - v, back = want * (gamma ? gamma[f] : 1);
                 store(w->want + f * P + t, want);
-                mean += back, along += back * u;
+                mean += back, along += back * u, square += want * want;
             }
             mean /= (real)w->d, along /= (real)w->d;
             for (long f = 0; f < w->d; f++) {
                 V back = load(w->want + f * P + t) * (gamma ? gamma[f] : 1);
                 store(w->e[last] + f * P + t, r * (back - mean - load(w->unit + f * P + t) * along));
             }
-            store(w->slope + t, r * largest);
+            store(w->miss + t, root(square));
         }
         for (long l = last; l > 0; l--) {
             product(w->back[l - 1], P, w->W + w->offset[l], w->wide[l], 1, w->e[l], P, w->in[l], w->out[l], P, 1, 0);
@@ -119,61 +116,40 @@ static void surprise(Work *w) {
             for (long f = 0; f < w->in[l]; f++) w->a[l][f * P + c] = call->a_old[l][at * w->in[l] + f];
             for (long f = 0; f < w->out[l]; f++) w->e[l][f * P + c] = call->e_old[l][at * w->out[l] + f];
         }
-        w->slope[c] = call->slope_old[at];
+        w->miss[c] = call->miss_old[at];
     }
 }
 
-/* `squared_norm_bound` of networks.py: of both symmetric products only the lower half is computed. */
-static double squared_norm_bound(Work *w, long l) {
-    const real *W = w->W + w->offset[l];
-    long small = w->in[l] < w->out[l], size = small ? w->in[l] : w->out[l], wide = padded(size);
-    if (small) {
-        memset(w->gram2, 0, w->out[l] * wide * sizeof(real));
-        transpose(w->gram2, wide, W, w->wide[l], w->in[l], w->out[l]);
-        lower_product(w->gram, wide, W, w->wide[l], 1, w->gram2, wide, w->out[l], size);
-    } else {
-        lower_product(w->gram, wide, W, 1, w->wide[l], W, w->wide[l], w->in[l], size);
+/* How much of each token's miss layer l feels [P] (`tangent_bounds` of networks.py). */
+static void feel(const Work *w, real *felt, long l) {
+    for (long t = 0; t < w->P; t += LANES) {
+        V square = {0}, miss = load(w->miss + t);
+        for (long o = 0; o < w->out[l]; o++) {
+            V e = load(w->e[l] + o * w->P + t);
+            square += e * e;
+        }
+        V share = root(square) / pick(miss > TINY, miss, fill(TINY));
+        store(felt + t, w->L == 1 ? fill(1) : share);
     }
-    real scale = 0;
-    for (long i = 0; i < size; i++) scale += w->gram[i * wide + i];
-    scale = 1 / (scale > TINY ? scale : TINY);
-    for (long n = 0; n < size; n += STRIP) {  /* the upper half is the lower one's mirror image */
-        long end = n + STRIP < size ? n + STRIP : size;
-        for (long i = n; i < size; i++)
-            for (long j = n; j < padded(end); j += LANES) store(w->gram + i * wide + j, load(w->gram + i * wide + j) * scale);
-        if (end < size) transpose(w->gram + n * wide + end, wide, w->gram + end * wide + n, wide, size - end, end - n);
-    }
-    for (long i = 0; i < size; i++)
-        for (long j = size; j < wide; j++) w->gram[i * wide + j] = 0;
-    lower_product(w->gram2, wide, w->gram, wide, 1, w->gram, wide, size, size);
-    V once = {0}, twice = {0};
-    for (long n = 0; n < size; n += STRIP)
-        for (long i = n; i < size; i++)
-            for (long j = n; j < n + STRIP && j < wide; j += LANES) {
-                V x = load(w->gram2 + i * wide + j);
-                if (i < n + STRIP) once += x * x;
-                else twice += x * x;
-            }
-    return pow((double)(sum(once) + 2 * sum(twice)), 0.25) / scale;
 }
 
 /* The divisors n and m of every token, and what is pending at the chunk's end (`divisors`, `next_pending`). */
 static void guard(Work *w, real *next_pending) {
     const Call *call = w->call;
     long C = w->C, P = w->P;
-    double above = 1;
     real *reach = w->square1, *bound = w->square2, *strain = w->square3;
     for (long t = 0; t < P; t++) w->n[t] = w->m[t] = w->over_n[t] = w->over_m[t] = 1;
     if (call->limit == 0) return;
-    real *planned = w->t1, *own = w->t2;  /* [P], [L] */
+    real *planned = w->t1, *felt = w->t2, own[MAX_LAYERS];  /* [P], [P] */
     memset(planned, 0, P * sizeof(real));
     for (long l = w->L - 1; l >= 0; l--) {
         long g = gate_of(w, l);
+        feel(w, felt, l);
         product_to((Epilogue){.scale_all = 1, .part = EARLIER_ROWS}, bound, P, w->a[l], 1, P, w->a[l], P, C, w->in[l], P);
         for (long i = 0; i < C; i++)
             for (long t = strip_of(i); t < P; t += LANES) {
                 V x = load(bound + i * P + t);
-                x = pick(x < 0, -x, x) * load(w->slope + t) * (w->slope[i] * (real)above);
+                x = pick(x < 0, -x, x) * load(felt + t) * felt[i];
                 store(bound + i * P + t, x);
             }
         for (long n = STRIP; n < C; n += STRIP)  /* the lower half is the upper one's mirror image */
@@ -197,7 +173,6 @@ static void guard(Work *w, real *next_pending) {
             real left = 1 - w->eta[g][t], ahead = w->eta[g][t] / (left > EPSILON ? left : EPSILON);
             planned[t] += (w->carried[g][t] + ahead * w->survival[g][t]) * w->pending[l];
         }
-        if (l > 0) above *= squared_norm_bound(w, l) * call->max_slope * call->max_slope;
     }
     for (long t = 0; t < C; t++) {
         real kept = w->kept[0][t], most = 0;
@@ -362,6 +337,6 @@ static void forward_row(Work *w, long job) {
             for (long f = 0; f < w->in[l]; f++) call->a_open[l][at * w->in[l] + f] = w->a[l][f * w->P + c];
             for (long f = 0; f < w->out[l]; f++) call->e_open[l][at * w->out[l] + f] = w->e[l][f * w->P + c];
         }
-        call->slope_open[at] = w->slope[c];
+        call->miss_open[at] = w->miss[c];
     }
 }

@@ -19,7 +19,7 @@ from titans.memory.arguments import Call, check_again, memory_operation
 from titans.memory.chunked import chunk_gates
 from titans.memory.gates import Gates, decays
 from titans.memory.layout import Layout, layout
-from titans.memory.networks import MAX_SLOPE, by_layer
+from titans.memory.networks import by_layer
 from titans.memory.state import MemoryState
 
 MAX_CHUNK, MAX_HEAD_DIM = 64, 64  # wider heads spill most of what they hold (docs/lab-log.md)
@@ -81,13 +81,12 @@ def _triton_titans(call: Call) -> tuple[Tensor, MemoryState]:
         depth=network.depth,
         momentum=gates.log_eta is not None,
         activation=network.activation,
-        max_slope=MAX_SLOPE[network.activation],
         limit=call.guard_limit or 0.0,
         precision=_precision(call),
         strain=strain,
         drift=drift,
         pending=state.pending,
-        slope=state.slope,
+        miss=state.miss,
         full=plan.full.to(torch.uint8).contiguous(),
         fresh=None if plan.fresh is None else plan.fresh.to(torch.uint8).contiguous(),
         filled_before=None if plan.old is None else plan.old.sum(-1, dtype=torch.int32),
@@ -102,7 +101,7 @@ def _triton_titans(call: Call) -> tuple[Tensor, MemoryState]:
     tensors = tuple(None if x is None else x.contiguous() for x in tensors)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     results = ChunkLoop.apply(job, differentiable, *tensors)  # pyright: ignore[reportArgumentType]
-    y, pending, slope, *layered = results
+    y, pending, miss, *layered = results
     weights, *momentum, inputs, errors = by_layer(layered, network.depth)
     empty = torch.arange(plan.unit, device=fill.device) >= fill.unsqueeze(1)  # all, where the last chunk is full
     return plan.restore(y.transpose(0, 1), length), state.replace(
@@ -113,7 +112,7 @@ def _triton_titans(call: Call) -> tuple[Tensor, MemoryState]:
         pending=pending,
         inputs=inputs,
         errors=errors,
-        slope=slope,
+        miss=miss,
         gates=tuple(x[-1].masked_fill(empty[:, None, :, None], 0) for x in gates.as_state()),
     )
 

@@ -32,7 +32,6 @@ class Job:
     depth: int
     momentum: bool
     activation: str
-    max_slope: float
     limit: float
     """of the guard; 0 for none"""
     precision: str
@@ -41,7 +40,7 @@ class Job:
     drift: Tensor | None
     pending: Tensor
     """[B, H, L]"""
-    slope: Tensor
+    miss: Tensor
     """of the chunk that was open before [B, H, C]"""
     full: Tensor
     """[R, B] uint8, as the next"""
@@ -101,9 +100,7 @@ class Job:
         if deep:
             arguments |= {"HIDDEN": self.hidden, "ACT": self.activation, "NORM": tensors["gamma"] is not None}
         if deep and forward:
-            gamma: Tensor | None = tensors["gamma"]
-            largest = None if gamma is None else gamma.detach().abs().amax(-1)
-            arguments |= {"largest": largest, "slope_before": self.slope, "MAX_SLOPE": self.max_slope}
+            arguments["miss_before"] = self.miss
         kernel = (deep_forward if deep else linear_forward) if forward else (deep_backward if deep else linear_backward)
         names = set(kernel.arg_names) - set(TUNED)
         unused = self.full  # any pointer
@@ -123,12 +120,12 @@ class ChunkLoop(torch.autograd.Function):
     def forward(ctx: Any, job: Job, differentiable: bool, *tensors: Tensor | None) -> tuple[Tensor, ...]:
         named = job.name(tensors)
         q: Tensor = named["q"]
-        y, pending, slope = torch.empty_like(q), job.pending.clone(), torch.zeros_like(job.slope)
+        y, pending, miss = torch.empty_like(q), job.pending.clone(), torch.zeros_like(job.miss)
         state = {"w": _clones(named["w"])}
         if job.momentum:
             state["s"] = _clones(named["s"])
         opened = {f"{name}_after": tuple(map(torch.zeros_like, named[f"{name}_before"])) for name in ("x", "e")}
-        divisors = slope.new_empty(job.rounds, job.rows, job.heads, 2, job.chunk)
+        divisors = miss.new_empty(job.rounds, job.rows, job.heads, 2, job.chunk)
         starts = []
         for begin, end in job.groups(differentiable):
             if differentiable:
@@ -142,13 +139,13 @@ class ChunkLoop(torch.autograd.Function):
                 y=y,
                 pending=pending,
                 divisors=divisors,
-                slope_after=slope,
+                miss_after=miss,
                 REPLAY=False,
             )
         ctx.job, ctx.starts, ctx.divisors = job, starts, divisors
         ctx.save_for_backward(*tensors)
-        ctx.mark_non_differentiable(pending, slope)
-        return y, pending, slope, *(x for group in (*state.values(), *opened.values()) for x in group)
+        ctx.mark_non_differentiable(pending, miss)
+        return y, pending, miss, *(x for group in (*state.values(), *opened.values()) for x in group)
 
     @staticmethod
     @first_order

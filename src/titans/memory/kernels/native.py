@@ -24,7 +24,7 @@ from titans.memory.kernels.build import compiled, fields, multiplies_bfloat16, p
 from titans.memory.kernels.first_order import first_order
 from titans.memory.kernels.uncompiled import uncompiled
 from titans.memory.layout import Layout, layout, take
-from titans.memory.networks import MAX_SLOPE, by_layer
+from titans.memory.networks import by_layer
 from titans.memory.state import MemoryState
 
 MAX_LAYERS, MAX_CHUNK = 4, 1024
@@ -40,11 +40,11 @@ class _Arguments(ctypes.Structure):
 
     _fields_ = (
         *fields(ctypes.c_int64, "B T H d hidden L C R G activation momentum norm group"),
-        *fields(ctypes.c_double, "limit share max_slope"),
+        *fields(ctypes.c_double, "limit share"),
         *fields(_POINTER, "source fresh fill first q k v keep eta theta gamma beta pending"),
-        *fields(_POINTER, "slope_old keep_old eta_old theta_old"),
+        *fields(_POINTER, "miss_old keep_old eta_old theta_old"),
         *fields(_POINTERS, "w0 w s a_old e_old"),
-        *fields(_POINTER, "y pending_end slope_open"),
+        *fields(_POINTER, "y pending_end miss_open"),
         *fields(_POINTERS, "w_end s_end a_open e_open"),
         *fields(_POINTER, "starts divisors reads dy"),
         *fields(_POINTERS, "dw_end ds_end da_open de_open"),
@@ -95,7 +95,7 @@ def _native_titans(call: Call) -> tuple[Tensor, MemoryState]:
     tensors = tuple(None if x is None else x.contiguous() for x in tensors)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     results = _Native.apply(shape, differentiable, *tensors)  # pyright: ignore[reportArgumentType]
-    y, pending, slope, *layered = results
+    y, pending, miss, *layered = results
     weights, *momentum, inputs, errors = by_layer(layered, network.depth)
     return y, state.replace(
         position=plan.end,
@@ -105,7 +105,7 @@ def _native_titans(call: Call) -> tuple[Tensor, MemoryState]:
         pending=pending,
         inputs=inputs,
         errors=errors,
-        slope=slope,
+        miss=miss,
         gates=_open_chunk(call, plan).as_state(),
     )
 
@@ -169,7 +169,6 @@ class _Shape:
             "group": max(1, math.isqrt(plan.num_rounds)),
             "limit": call.guard_limit or 0.0,
             "share": MOMENTUM_SHARE,
-            "max_slope": MAX_SLOPE[network.activation],
         }
         none = torch.zeros_like(position)
         self.plan: dict[str, Tensor | None] = {
@@ -179,12 +178,12 @@ class _Shape:
             "first": none if plan.old is None else plan.old.any(-1).int().argmax(0),
         }
         self.all_present = call.mask is None
-        self.pending, self.slope = call.state.pending.contiguous(), call.state.slope.contiguous()
+        self.pending, self.miss = call.state.pending.contiguous(), call.state.miss.contiguous()
 
     def arguments(self, **tensors: Any) -> _Arguments:
         """The kernel's arguments: tensors, a sequence of one per memory layer, or None."""
         arguments = _Arguments(**self.sizes)
-        tensors |= self.plan | {"pending": self.pending, "slope_old": self.slope}
+        tensors |= self.plan | {"pending": self.pending, "miss_old": self.miss}
         point(arguments, **tensors)
         arguments.owners = tensors  # pointers do not keep a tensor alive
         return arguments
@@ -210,7 +209,7 @@ class _Native(torch.autograd.Function):
         results = {
             "y": shape.per_token(q),
             "pending_end": torch.empty_like(shape.pending),
-            "slope_open": torch.zeros_like(shape.slope),
+            "miss_open": torch.zeros_like(shape.miss),
             "w_end": [torch.empty_like(x) for x in named["w"]],
             "s_end": [torch.empty_like(x) for x in named["s"]] if shape.momentum else None,
             "a_open": [torch.zeros_like(x) for x in named["a_old"]],
@@ -227,9 +226,9 @@ class _Native(torch.autograd.Function):
         run_in_threads(kernel, shape.arguments(**named, **results, **kept), jobs, backward=False)
         ctx.shape, ctx.kept = shape, kept
         ctx.save_for_backward(*tensors)
-        y, pending, slope, *layered = results.values()
-        ctx.mark_non_differentiable(pending, slope)
-        return y, pending, slope, *(x for group in layered if group is not None for x in group)
+        y, pending, miss, *layered = results.values()
+        ctx.mark_non_differentiable(pending, miss)
+        return y, pending, miss, *(x for group in layered if group is not None for x in group)
 
     @staticmethod
     @first_order

@@ -145,12 +145,6 @@ static void product(real *out, long ldo, const real *a, long am, long ak, const 
 /* The first column of the strip that column n is in. */
 static long strip_of(long n) { return n / STRIP * STRIP; }
 
-/* out[m][n] for m >= n (and more), of a symmetric result; strips of `STRIP` columns begin at their diagonal. */
-static void lower_product(real *out, long ldo, const real *a, long am, long ak, const real *b, long ldb, long K, long N) {
-    for (long n = 0; n < N; n += STRIP)
-        product(out + n * ldo + n, ldo, a + n * am, am, ak, b + n, ldb, N - n, K, N - n < STRIP ? padded(N - n) : STRIP, 1, 0);
-}
-
 /* to[c][r] = row[r][c] for LANES rows that lie anywhere. */
 INLINE void transpose_rows(real *to, long ldt, const real *const row[LANES], long columns) {
     long c = 0;

@@ -45,7 +45,7 @@ static void go_to(Row *r, long job) {
         r->w[l] = step->w[l] + job * size, r->s[l] = step->momentum ? step->s[l] + job * size : NULL;
         r->a[l] = step->a[l] + job * r->C * r->in[l], r->e[l] = step->e[l] + job * r->C * r->out[l];
     }
-    r->slope = step->slope + job * r->C, r->pending = step->pending + job * r->L, r->gain = step->gain + job * r->L;
+    r->miss = step->miss + job * r->C, r->pending = step->pending + job * r->L;
     r->g = step->open_g + job * r->C * step->forgets, r->theta = step->open_theta + job * r->C * step->steps;
     r->log_eta = step->momentum ? step->open_eta + job * r->C * step->steps : NULL;
 }
@@ -139,7 +139,6 @@ static int step_row(Row *r, long job) {
     r->n = r->m = 1;
     if (step->limit > 0) {
         int fits = c > 0 && step->known[job] == step->position[r->b];
-        if (!fits && measure_gains(r)) return 1;
         for (long t = fits ? c : 0; t <= c; t++) add_gates(r, t), add_to_guard(r, t);
         divide(r);
     } else {

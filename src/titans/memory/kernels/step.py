@@ -16,7 +16,7 @@ from titans.memory.config import MemoryConfig
 from titans.memory.gates import FORGET_MARGIN, MAX_FORGET, MOMENTUM_SHARE, STEP_MARGIN
 from titans.memory.kernels.build import compiled, fields, point, run_in_threads
 from titans.memory.kernels.native import ACTIVATIONS, MAX_LAYERS
-from titans.memory.networks import MAX_SLOPE, MemoryNetwork, Norm
+from titans.memory.networks import MemoryNetwork, Norm
 from titans.memory.state import MemoryState
 
 _POINTER, _POINTERS = ctypes.c_void_p, ctypes.c_void_p * MAX_LAYERS
@@ -29,12 +29,12 @@ class _Arguments(ctypes.Structure):
 
     _fields_ = (
         *fields(ctypes.c_int64, "B H d hidden L C J forgets steps activation"),
-        *fields(ctypes.c_double, "limit share max_slope max_step max_forget step_margin forget_margin epsilon"),
+        *fields(ctypes.c_double, "limit share max_step max_forget step_margin forget_margin epsilon"),
         *fields(_POINTER, "present begins qkv gate step momentum forget taps gamma beta output_norm"),
         *fields(_POINTERS, "w0"),
-        *fields(_POINTER, "position pending slope open_g open_theta open_eta"),
+        *fields(_POINTER, "position pending miss open_g open_theta open_eta"),
         *fields(_POINTERS, "w s a e"),
-        *fields(_POINTER, "tail known gain planned pushed y"),
+        *fields(_POINTER, "tail known felt planned pushed y"),
     )
 
 
@@ -86,11 +86,10 @@ class Workspace:
         self.tensors = list(state.tensors().values())
         self.versions = self._versions()
         g, theta, *log_eta = state.gates
-        rows, heads, chunk_size = state.slope.shape
+        rows, heads, chunk_size = state.miss.shape
         depth = network.depth
         self.known = torch.full((rows, heads), -1)
-        self.gain = state.slope.new_empty(rows, heads, depth)
-        self.planned, self.pushed = (state.slope.new_empty(rows, heads, depth, chunk_size) for _ in range(2))
+        self.felt, self.planned, self.pushed = (state.miss.new_empty(rows, heads, depth, chunk_size) for _ in range(3))
         self.share = sum(weight.numel() for weight in state.weights) >= _WORTH_SHARING
         self.arguments = _Arguments(
             B=rows,
@@ -105,8 +104,7 @@ class Workspace:
             activation=ACTIVATIONS.index(network.activation),
             limit=config.guard_limit if config.guard else 0.0,
             share=MOMENTUM_SHARE,
-            max_slope=MAX_SLOPE[network.activation],
-            max_step=config.max_step,
+            max_step=config.largest_step,
             max_forget=MAX_FORGET,
             step_margin=STEP_MARGIN,
             forget_margin=FORGET_MARGIN,
@@ -116,7 +114,7 @@ class Workspace:
             self.arguments,
             position=state.position,
             pending=state.pending,
-            slope=state.slope,
+            miss=state.miss,
             open_g=g,
             open_theta=theta,
             open_eta=log_eta[0] if log_eta else None,
@@ -126,7 +124,7 @@ class Workspace:
             e=state.errors,
             tail=state.tail,
             known=self.known,
-            gain=self.gain,
+            felt=self.felt,
             planned=self.planned,
             pushed=self.pushed,
         )
@@ -159,7 +157,7 @@ def native_step_(
     state, norm = workspace.state, parameters.norm
     workspace.look()
     given: dict[str, Tensor | tuple[Tensor, ...] | None] = {
-        "y": state.slope.new_empty(projections.gate.shape),
+        "y": state.miss.new_empty(projections.gate.shape),
         **{name: _ready(x, state) for name, x in projections._asdict().items()},
         "taps": _ready(parameters.taps, state),
         "gamma": _ready(None if norm is None else norm.weight, state),
@@ -169,10 +167,10 @@ def native_step_(
         "begins": None if reset is None else reset.contiguous(),
     }
     if reset is not None:
-        given["w0"] = tuple(weight.to(state.slope.dtype).contiguous() for weight in parameters.weights)
+        given["w0"] = tuple(weight.to(state.miss.dtype).contiguous() for weight in parameters.weights)
         state.position.masked_fill_(reset if mask is None else reset & mask, 0)
     point(workspace.arguments, **given)
-    kernel, jobs = compiled("step", state.slope.dtype), state.slope.shape[0] * state.slope.shape[1]
+    kernel, jobs = compiled("step", state.miss.dtype), state.miss.shape[0] * state.miss.shape[1]
     run_in_threads(kernel, workspace.arguments, jobs, backward=False, share=workspace.share)
     state.position.add_(1 if mask is None else mask)
     workspace.changed()
@@ -181,4 +179,4 @@ def native_step_(
 
 def _ready(x: Tensor | None, state: MemoryState) -> Tensor | None:
     """As the kernel reads it: in the state's precision, without gaps."""
-    return None if x is None else x.to(state.slope.dtype).contiguous()
+    return None if x is None else x.to(state.miss.dtype).contiguous()

@@ -15,7 +15,7 @@
 /* The arguments, in the order of `_Arguments` in step.py. Contiguous arrays; NULL where something does not apply. */
 typedef struct {
     int64_t B, H, d, hidden, L, C, J, forgets, steps, activation; /* J taps; forgets, steps: gates per head, 1 or L */
-    double limit, share, max_slope;      /* limit 0: no guard */
+    double limit, share;                 /* limit 0: no guard */
     double max_step, max_forget, step_margin, forget_margin, epsilon;
     const uint8_t *present, *begins;     /* [B] rows that have a token; rows for which it begins a document */
     const real *qkv, *gate;              /* projections of the token [B, 3, H, d] and, for the output gate, [B, H, d] */
@@ -26,13 +26,13 @@ typedef struct {
     const real *w0[MAX_LAYERS];          /* [H, d_in, d_out] */
     /* the state; position [B] is that of this token */
     const int64_t *position;
-    real *pending, *slope;               /* [B, H, L], [B, H, C] */
+    real *pending, *miss;                /* [B, H, L], [B, H, C] */
     real *open_g, *open_theta, *open_eta; /* [B, H, C, ...] */
     real *w[MAX_LAYERS], *s[MAX_LAYERS], *a[MAX_LAYERS], *e[MAX_LAYERS];
     real *tail;                          /* [B, J - 1, 3, H, d] */
-    /* the workspace: sums of the tokens before position `known` [B, H], gain [B, H, L] of the layers above each layer */
+    /* the workspace, of the tokens before position `known` [B, H]: what each layer felt, and the sums [B, H, L, C] */
     int64_t *known;
-    real *gain, *planned, *pushed;       /* the sums: [B, H, L, C] */
+    real *felt, *planned, *pushed;
     real *y;                             /* [B, H, d] */
 } Step;
 
@@ -40,7 +40,7 @@ typedef struct {
 typedef struct {
     const Step *step;
     long b, h, c, d, L, C, G, in[MAX_LAYERS], out[MAX_LAYERS];
-    real *w[MAX_LAYERS], *s[MAX_LAYERS], *a[MAX_LAYERS], *e[MAX_LAYERS], *slope, *pending, *gain;
+    real *w[MAX_LAYERS], *s[MAX_LAYERS], *a[MAX_LAYERS], *e[MAX_LAYERS], *miss, *pending;
     real *g, *theta, *log_eta;           /* gates of the open chunk [C, forgets], [C, steps] twice */
     real *keep, *eta;                    /* 1 - alpha and eta of the same */
     real *write[MAX_LAYERS], *push[MAX_LAYERS]; /* weights of the chunk's gradients in W_t and S_t [C] */
@@ -154,46 +154,25 @@ static void surprise_of_token(Row *r) {
     real *error = r->e[last] + c * d;
     if (L == 1) {
         for (long f = 0; f < d; f++) error[f] = r->z[f] - r->v[f];
-        r->slope[c] = 1;
+        r->miss[c] = 1;
         return;
     }
-    real inverse = normalise_row(r->unit, r->z, d), largest = gamma ? 0 : 1, mean = 0;
+    real inverse = normalise_row(r->unit, r->z, d), mean = 0, square = 0;
     for (long f = 0; f < d; f++) {
         real scale = gamma ? gamma[f] : 1, shift = beta ? beta[f] : 0;
-        r->back[f] = (r->k[f] + r->unit[f] * scale + shift - r->v[f]) * scale;
-        mean += r->back[f];
-        if (gamma) largest = fabs(scale) > largest ? fabs(scale) : largest;
+        real want = r->k[f] + r->unit[f] * scale + shift - r->v[f];
+        r->back[f] = want * scale;
+        mean += r->back[f], square += want * want;
     }
     mean /= d;
     real along = dot(r->back, r->unit, d) / d;
     for (long f = 0; f < d; f++) error[f] = inverse * (r->back[f] - mean - r->unit[f] * along);
-    r->slope[c] = inverse * largest;
+    r->miss[c] = (real)sqrt((double)square);
     for (long l = last; l > 0; l--) {
         real *below = r->e[l - 1] + c * r->out[l - 1];
         rows_dot(r->back, r->w[l], r->e[l] + c * r->out[l], r->in[l], r->out[l]);
         for (long i = 0; i < r->in[l]; i++) below[i] = r->back[i] * r->bend[l - 1][i];
     }
-}
-
-/* What the layers above each layer may amplify; constant while a chunk is open. 1 if there is no memory for it. */
-static int measure_gains(Row *r) {
-    const Step *step = r->step;
-    Call sizes = {.d = r->d, .hidden = step->hidden, .L = r->L, .C = r->C, .G = r->G};
-    Work w;
-    lay_out(&w, &sizes, NULL, 0);
-    long widest = padded(r->d > step->hidden ? r->d : step->hidden), most = 0;
-    for (long l = 0; l < r->L; l++) most = r->in[l] * w.wide[l] > most ? r->in[l] * w.wide[l] : most;
-    real *block = malloc((most + 2 * widest * widest) * sizeof(real));
-    if (!block) return 1;
-    w.gram = block + most, w.gram2 = w.gram + widest * widest;
-    r->gain[r->L - 1] = 1;
-    for (long l = r->L - 1; l > 0; l--) {
-        w.W = block - w.offset[l];
-        load_matrix(&w, block, r->w[l], l);
-        r->gain[l - 1] = r->gain[l] * squared_norm_bound(&w, l) * step->max_slope * step->max_slope;
-    }
-    free(block);
-    return 0;
 }
 
 /* Brings the guard's sums from before slot t to after it; `add_gates` has been called for t. */
@@ -202,10 +181,12 @@ static void add_to_guard(Row *r, long t) {
     long at = (r->b * step->H + r->h) * r->L * r->C;
     for (long l = 0; l < r->L; l++, at += r->C) {
         long g = group_of(r, l);
-        real *planned = step->planned + at, *pushed = step->pushed + at, *bound = r->bound;
-        real eta = eta_at(r, g, t), keep = keep_at(r, g, t), theta = theta_at(r, g, t), gain = r->slope[t] * r->gain[l];
+        real *planned = step->planned + at, *pushed = step->pushed + at, *felt = step->felt + at, *bound = r->bound;
+        real eta = eta_at(r, g, t), keep = keep_at(r, g, t), theta = theta_at(r, g, t);
+        const real *error = r->e[l] + t * r->out[l];
+        felt[t] = r->L > 1 ? (real)sqrt((double)dot(error, error, r->out[l])) / (r->miss[t] > TINY ? r->miss[t] : TINY) : 1;
         rows_dot(bound, r->a[l], r->a[l] + t * r->in[l], t + 1, r->in[l]);
-        for (long i = 0; i <= t; i++) bound[i] = fabs(bound[i]) * r->slope[i] * gain;
+        for (long i = 0; i <= t; i++) bound[i] = fabs(bound[i]) * felt[i] * felt[t];
         for (long i = 0; i < t; i++) {
             pushed[i] = eta * pushed[i] + theta * bound[i];
             planned[i] = keep * planned[i] + pushed[i];
@@ -314,7 +295,7 @@ static void clear_chunk(Row *r) {
         memset(r->a[l], 0, r->C * r->in[l] * sizeof(real));
         memset(r->e[l], 0, r->C * r->out[l] * sizeof(real));
     }
-    memset(r->slope, 0, r->C * sizeof(real));
+    memset(r->miss, 0, r->C * sizeof(real));
     memset(r->g, 0, r->C * step->forgets * sizeof(real)), memset(r->theta, 0, r->C * step->steps * sizeof(real));
     if (step->momentum) memset(r->log_eta, 0, r->C * step->steps * sizeof(real));
 }

@@ -45,10 +45,9 @@ def deep_forward(
     survival,
     strain,
     drift,
-    # the affine part of the layer norm [H, D], and its largest |gamma| [H]
+    # the affine part of the layer norm [H, D]
     gamma,
     beta,
-    largest,
     # weights and momentum, [B, H, D, HIDDEN] and [B, H, HIDDEN, D], before round `begin`; those before the next round
     # are `stride` such states further: none (in place), or one (they are all kept)
     w1,
@@ -67,14 +66,14 @@ def deep_forward(
     x2_before,
     e1_before,
     e2_before,
-    slope_before,
+    miss_before,
     # the chunk that is open after it: its filled slots [B], and their factors
     filled_after,
     x1_after,
     x2_after,
     e1_after,
     e2_after,
-    slope_after,
+    miss_after,
     # the guard: pending momentum [B, H, 2], updated; 1 / n and 1 / m of every token [R, B, H, 2, C]
     pending,
     divisors,
@@ -97,7 +96,6 @@ def deep_forward(
     NORM: tl.constexpr,
     LIMIT: tl.constexpr,  # of the guard; 0 for none
     SHARE: tl.constexpr,
-    MAX_SLOPE: tl.constexpr,
     FRESH: tl.constexpr,
     BEFORE: tl.constexpr,
     AFTER: tl.constexpr,
@@ -144,7 +142,6 @@ def deep_forward(
             x1 = tl.where(before, load_rows(x1_before + job * C * D, c, f, filled, D), x1)
         z2 = tl.zeros((BC, BD), dtype)
         overlap = tl.zeros((BC, BC), dtype)
-        gram = tl.zeros((BD, BD), dtype)
         for j in range(0, HIDDEN, BH):
             w2_tile = load_matrix(w2 + state, j + u, f, HIDDEN, D)
             x2, _ = activate(product(x1, load_matrix(w1 + state, f, j + u, D, HIDDEN), P), ACT)
@@ -154,17 +151,15 @@ def deep_forward(
                     old = load_rows(x2_before + job * C * HIDDEN, c, j + u, filled, HIDDEN)
                     x2 = tl.where(before, old, x2)
                 overlap += product(x2, tl.trans(x2), P)
-                gram += product(tl.trans(w2_tile), w2_tile, P)
         unit, inverse_std = normalise(z2, features, D)
-        back = (x1 + unit * scale + shift - load_tokens(v, row, r, head, R, H, dtype, C, D, BC, BD)) * scale
+        want = x1 + unit * scale + shift - load_tokens(v, row, r, head, R, H, dtype, C, D, BC, BD)
+        back = want * scale
         mean, along = tl.sum(back, 1) / D, tl.sum(back * unit, 1) / D
         e2 = tl.where(features, inverse_std[:, None] * (back - mean[:, None] - unit * along[:, None]), 0.0)
-        slope = inverse_std
-        if NORM:
-            slope = slope * tl.load(largest + head)
+        miss = tl.sqrt(tl.sum(want * want, 1))
         if BEFORE:
             e2 = tl.where(before, load_rows(e2_before + job * C * D, c, f, filled, D), e2)
-            slope = tl.where(c < filled, load_line(slope_before, job, C, BC), slope)
+            miss = tl.where(c < filled, load_line(miss_before, job, C, BC), miss)
 
         # The guard (gates.py).
         next1, next2 = pending1, pending2
@@ -175,13 +170,17 @@ def deep_forward(
             over_n = tl.full((BC,), 1.0, dtype)
             over_m = over_n
             if LIMIT > 0:
-                trace = tl.maximum(tl.sum(tl.sum(tl.where(f[:, None] == f[None, :], gram, 0.0), 1), 0), 1.2e-38)
-                gram = gram / trace
-                gram = product(gram, gram, P)
-                gain = trace * tl.sqrt(tl.sqrt(tl.sum(tl.sum(gram * gram, 1), 0))) * MAX_SLOPE * MAX_SLOPE
-                above = slope[:, None] * slope[None, :]
-                bound2 = tl.abs(overlap) * above
-                bound1 = tl.abs(product(x1, tl.trans(x1), P)) * above * gain
+                square1 = tl.zeros((BC,), dtype)
+                for j in range(0, HIDDEN, BH):
+                    _, bend1 = activate(product(x1, load_matrix(w1 + state, f, j + u, D, HIDDEN), P), ACT)
+                    e1 = product(e2, tl.trans(load_matrix(w2 + state, j + u, f, HIDDEN, D)), P) * bend1
+                    if BEFORE:
+                        e1 = tl.where(before, load_rows(e1_before + job * C * HIDDEN, c, j + u, filled, HIDDEN), e1)
+                    square1 += tl.sum(e1 * e1, 1)
+                least = tl.maximum(miss, 1.2e-38)
+                felt1, felt2 = tl.sqrt(square1) / least, tl.sqrt(tl.sum(e2 * e2, 1)) / least
+                bound1 = tl.abs(product(x1, tl.trans(x1), P)) * felt1[:, None] * felt1[None, :]
+                bound2 = tl.abs(overlap) * felt2[:, None] * felt2[None, :]
                 reach = product(load_square(strain, at, C, BC), bound1, P)
                 reach += product(load_square(strain, at + 1, C, BC), bound2, P)
                 kept_least = tl.minimum(load_line(kept, at, C, BC), load_line(kept, at + 1, C, BC))
@@ -271,7 +270,7 @@ def deep_forward(
                 open_slots = tl.load(filled_after + row)
                 store_rows(x1_after + job * C * D, x1, c, f, open_slots, D)
                 store_rows(e2_after + job * C * D, e2, c, f, open_slots, D)
-                tl.store(slope_after + job * C + c, slope, mask=c < open_slots)
+                tl.store(miss_after + job * C + c, miss, mask=c < open_slots)
         pending1, pending2 = tl.where(closes, next1, pending1), tl.where(closes, next2, pending2)
         tl.debug_barrier()  # the next round sees what this one has written
         r += 1

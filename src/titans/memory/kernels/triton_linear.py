@@ -73,7 +73,7 @@ def linear_forward(
     filled_after,
     x_after,
     e_after,
-    slope_after,
+    miss_after,
     # the guard: pending momentum [B, H, 1], updated; 1 / n and 1 / m of every token [R, B, H, 2, C]
     pending,
     divisors,
@@ -156,7 +156,7 @@ def linear_forward(
                     open_slots = tl.load(filled_after + row)
                     store_rows(x_after + job * OPEN, x, c, f, open_slots, D)
                     store_rows(e_after + job * OPEN, e, c, f, open_slots, D)
-                    tl.store(slope_after + job * C + c, over_n * 0 + 1, mask=c < open_slots)
+                    tl.store(miss_after + job * C + c, over_n * 0 + 1, mask=c < open_slots)
 
         # Weights and momentum at a full chunk's end.
         closes = tl.load(full + r * B + row) != 0

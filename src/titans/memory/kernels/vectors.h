@@ -54,6 +54,10 @@ INLINE V exponential(V x) {
 }
 #endif
 
+INLINE V root(V x) {
+    for (long i = 0; i < LANES; i++) x[i] = sizeof(real) == 4 ? sqrtf(x[i]) : sqrt(x[i]);
+    return x;
+}
 INLINE V logistic(V x) { return 1 / (1 + exponential(-x)); }
 
 #define UNROLLED _Pragma("GCC unroll 8")

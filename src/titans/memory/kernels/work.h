@@ -5,20 +5,20 @@
 /* The arguments, in the order of `_Arguments` in native.py. Contiguous arrays; NULL where something does not apply. */
 typedef struct {
     int64_t B, T, H, d, hidden, L, C, R, G, activation, momentum, norm, group;
-    double limit, share, max_slope;      /* limit 0: no guard */
+    double limit, share;                 /* limit 0: no guard */
     const int64_t *source;               /* [B, R C] token of each slot, T for none; NULL: slot i is token i */
     const uint8_t *fresh;                /* [R, B] rounds that begin a document */
     const int64_t *fill, *first;         /* [B] slots filled by earlier calls, and the round they are in */
     const real *q, *k, *v;               /* [B, T, H, d] */
     const real *keep, *eta, *theta;      /* [B, T, H, G]; keep = 1 - alpha */
     const real *gamma, *beta;            /* [H, d] */
-    const real *pending, *slope_old;     /* [B, H, L], [B, H, C] */
+    const real *pending, *miss_old;      /* [B, H, L], [B, H, C] */
     const real *keep_old, *eta_old, *theta_old; /* [B, H, C, G] */
     const real *w0[MAX_LAYERS];          /* [H, d_in, d_out] */
     const real *w[MAX_LAYERS], *s[MAX_LAYERS];         /* [B, H, d_in, d_out] */
     const real *a_old[MAX_LAYERS], *e_old[MAX_LAYERS]; /* [B, H, C, d_in], [B, H, C, d_out] */
     /* results */
-    real *y, *pending_end, *slope_open;
+    real *y, *pending_end, *miss_open;
     real *w_end[MAX_LAYERS], *s_end[MAX_LAYERS], *a_open[MAX_LAYERS], *e_open[MAX_LAYERS];
     /* kept for the backward pass: weights and momentum before every `group`th round, divisors [B, H, R, 2, C], and what
        every layer made of the queries, before act [B, H, R, features of all layers, C padded] */
@@ -48,7 +48,7 @@ typedef struct {
     long record;                                      /* their size */
     real *a[MAX_LAYERS], *z[MAX_LAYERS], *bend[MAX_LAYERS]; /* inputs, before act, act'(z) */
     real *e[MAX_LAYERS], *back[MAX_LAYERS];           /* errors; and before they went through act' */
-    real *slope, *unit, *inverse, *want;              /* layer norm of the last z; want = prediction - value */
+    real *miss, *unit, *inverse, *want;               /* layer norm of the last z; want = prediction - value, miss its length */
     real *q, *v;
     real *keep[MAX_LAYERS], *eta[MAX_LAYERS], *theta[MAX_LAYERS];       /* gates [P] */
     real *kept[MAX_LAYERS], *carried[MAX_LAYERS], *survival[MAX_LAYERS];
@@ -57,7 +57,7 @@ typedef struct {
     real *written[MAX_LAYERS], *pushed[MAX_LAYERS];   /* the same at the chunk's end, [P] */
     real *n, *m, *over_n, *over_m;
     real *x[MAX_LAYERS], *zr[MAX_LAYERS], *rbend[MAX_LAYERS], *scores[MAX_LAYERS], *y, *runit, *rinverse; /* read */
-    real *t1, *t2, *t3, *square1, *square2, *square3, *gram, *gram2;
+    real *t1, *t2, *t3, *square1, *square2, *square3;
     real *packed_a, *packed_b;                        /* the factors of a product */
     /* gradients */
     real *dW, *dS, *da[MAX_LAYERS], *de[MAX_LAYERS], *dq, *dv, *dz, *dx, *dgamma, *dbeta;
@@ -82,7 +82,7 @@ static void use_record(Work *w, long i) {
         if (l == w->L - 1) break;
         w->bend[l] = take(w, w->out[l] * w->P), w->back[l] = take(w, w->out[l] * w->P);
     }
-    w->slope = take(w, w->P), w->inverse = take(w, w->P);
+    w->miss = take(w, w->P), w->inverse = take(w, w->P);
     w->unit = take(w, w->d * w->P), w->want = take(w, w->d * w->P);
     w->record = w->next - (w->records + i * w->record);
     w->next = next;
@@ -123,7 +123,6 @@ static long lay_out(Work *w, const Call *call, real *block, int backward) {
     }
     w->t1 = take(w, widest * P), w->t2 = take(w, widest * P), w->t3 = take(w, w->C * (widest + LANES));
     w->square1 = take(w, P * P), w->square2 = take(w, P * P), w->square3 = take(w, P * P);
-    w->gram = take(w, widest * widest), w->gram2 = take(w, widest * widest);
     long room = packed_room(widest > P ? widest : P);
     w->packed_a = take(w, room), w->packed_b = take(w, room);
     if (backward) {
