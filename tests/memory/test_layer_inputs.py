@@ -193,6 +193,7 @@ def test_impossible_settings_are_named(field, value):
 def test_a_deep_memorys_steps_are_smaller_unless_told_otherwise():
     assert MemoryConfig(depth=1).largest_step == MemoryConfig(depth=2).replace(depth=1).largest_step == 1
     assert MemoryConfig(depth=2).largest_step == MemoryConfig(depth=3).largest_step == 0.1
+    assert MemoryConfig(depth=2, expansion=1).largest_step == 0.4
     assert MemoryConfig(depth=2, max_step=0.5).largest_step == 0.5
 
 

@@ -24,9 +24,9 @@ class MemoryConfig:
     gate_granularity: Literal["head", "channel"] = "head"
     """forget gate alpha per head, or per input channel of every memory layer (exact too, but slower)"""
     max_step: float | None = None
-    """upper end of the step size theta; None: 1 for the linear memory and 0.1 for a deep one, where that moves the
-    answer about as far. Above 1 a linear memory gets negative eigenvalues; above 2 a wide-open gate gets exactly what
-    the guard lets through"""
+    """upper end of the step size theta; None: 1 for the linear memory and 0.4 / expansion for a deep one, where that
+    moves the answer about as far. Above 1 a linear memory gets negative eigenvalues; above 2 a wide-open gate gets
+    exactly what the guard lets through"""
     guard_limit: float = 1.0
     """largest step that the guard lets through, as a fraction of a full correction; below 2"""
     conv_size: int = 4
@@ -52,7 +52,9 @@ class MemoryConfig:
     @property
     def largest_step(self) -> float:
         """`max_step`, or what it is by default."""
-        return self.max_step if self.max_step is not None else 1.0 if self.depth == 1 else 0.1
+        if self.max_step is not None:
+            return self.max_step
+        return 1.0 if self.depth == 1 else 0.4 / self.expansion
 
     def replace(self, **changes: object) -> "MemoryConfig":
         """A copy with some fields changed."""
