@@ -1,6 +1,6 @@
 """`titans` with plain sigmoids for gates: never quite shut, where ours are stretched so that they close exactly.
 
-For the ablation in docs/tasks.md: what closing exactly is worth. A model trained by this has to be asked by it too.
+For an ablation (docs/lab-log.md): what closing exactly is worth. A model trained by this has to be asked by it too.
 
     python benchmarks/plain_gates.py train --recipe needles --variant lmm --text books --out runs/plain
     python benchmarks/plain_gates.py eval needles --checkpoint runs/plain --length 4096 16384

@@ -121,7 +121,7 @@ class MemoryNetwork:
         for weight, z in zip(reversed(weights[1:]), reversed(before), strict=True):
             back = errors[-1] @ weight.transpose(-1, -2)
             errors.append(_activation_backward(back, z, self.activation))
-        return Surprise(tuple(inputs), tuple(reversed(errors)), miss.detach())
+        return Surprise(tuple(inputs), tuple(reversed(errors)), miss)
 
     def tangent_bounds(self, surprise: Surprise) -> list[Tensor]:
         """How far a unit step on token j moves the output for token i along both tokens' errors, per memory layer.

@@ -1,4 +1,7 @@
-/* The memory's activation functions and their derivatives. */
+/* The memory network: how deep it may be, the eps of its layer norm, its activation functions and their derivatives. */
+
+#define MAX_LAYERS 4
+#define LAYER_NORM_EPS ((real)0.1)
 
 enum { GELU, SILU, RELU };
 

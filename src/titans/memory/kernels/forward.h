@@ -1,7 +1,5 @@
 /* Forward over the chunks of one row and head. */
 
-#define LAYER_NORM_EPS ((real)0.1)
-
 /* Which tokens the round holds, and the sums of their gates (gates.py). */
 static void open_round(Work *w) {
     const Call *call = w->call;

@@ -8,8 +8,6 @@
 #include "vectors.h"
 #include "activations.h"
 #include "products.h"
-#include "work.h"
-#include "forward.h"
 #include "token.h"
 
 static real *part(Row *r, long count) {

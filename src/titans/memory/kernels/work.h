@@ -1,7 +1,5 @@
 /* What the kernel is called with, and what it works with for one row and head: sizes, buffers, how data gets in and out. */
 
-#define MAX_LAYERS 4
-
 /* The arguments, in the order of `_Arguments` in native.py. Contiguous arrays; NULL where something does not apply. */
 typedef struct {
     int64_t B, T, H, d, hidden, L, C, R, G, activation, momentum, norm, group;
