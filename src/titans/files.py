@@ -16,6 +16,8 @@ from torch import Tensor
 
 from titans.errors import TitansError
 
+LAYOUT_KEY = "version"  # where a state's header says how its tensors are laid out
+
 
 def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """Calls `write` on a temporary file beside `path`, flushes it to disk and moves it into place.
@@ -134,6 +136,16 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
         if not isinstance(header, dict):
             raise TitansError(f"{path} is damaged: its header is no JSON object; copy or make it again")
     return tensors, header
+
+
+def check_layout(path: str | Path, header: dict, layout: int) -> None:
+    """Takes the layout of a state's tensors out of its header; TitansError if it is not `layout`."""
+    found = header.pop(LAYOUT_KEY, 1)
+    if found != layout:
+        raise TitansError(
+            f"{path} was written by another version of titans, whose states are laid out differently (version "
+            f"{found}, not {layout}): let the model read its text again"
+        )
 
 
 def read_json(path: str | Path) -> dict:

@@ -53,6 +53,14 @@ def test_a_spoilt_state_is_refused(tmp_path):
         MemoryState.load(tmp_path / "state.safetensors")
 
 
+def test_a_state_in_an_older_layout_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("titans.memory.state.LAYOUT", 3)
+    state_of().save(tmp_path / "state.safetensors")
+    monkeypatch.undo()
+    with pytest.raises(TitansError, match=r"state\.safetensors was written by another version of titans"):
+        MemoryState.load(tmp_path / "state.safetensors")
+
+
 def test_saving_over_a_state_leaves_no_other_file(tmp_path):
     state = state_of()
     for _ in range(2):

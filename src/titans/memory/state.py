@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from titans.errors import TitansError
-from titans.files import load_tensors, save_tensors
+from titans.files import LAYOUT_KEY, check_layout, load_tensors, save_tensors
 
+LAYOUT = 4  # of the tensors in a file; in earlier ones the guard knew other things
 _KNOWN = "known_position"  # the one field that says of tensors what they hold
 
 
@@ -162,12 +163,13 @@ class MemoryState(TensorTree):
 
     def save(self, path: str | Path) -> None:
         """Writes the state to one safetensors file, atomically."""
-        save_tensors(path, "memory state", self.tensors(), {"depth": len(self.weights), "version": 3})
+        save_tensors(path, "memory state", self.tensors(), {"depth": len(self.weights), LAYOUT_KEY: LAYOUT})
 
     @classmethod
     def load(cls, path: str | Path) -> "MemoryState":
         """Reads what `save` wrote. Raises TitansError for any other file."""
-        tensors, _ = load_tensors(path, "memory state")
+        tensors, header = load_tensors(path, "memory state")
+        check_layout(path, header, LAYOUT)
 
         def group(name: str) -> tuple[Tensor, ...]:
             count = sum(key.startswith(f"{name}.") for key in tensors)

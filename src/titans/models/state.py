@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from titans.errors import TitansError
-from titans.files import load_tensors, save_tensors
+from titans.files import LAYOUT_KEY, check_layout, load_tensors, save_tensors
 from titans.memory.state import MemoryState, TensorTree
 from titans.models.config import TitansConfig
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from titans.models.language_model import TitansLM
 
 _WEIGHTS = "weights"  # where a file keeps the fingerprint of the model that made the state
-_VERSION = "version"
 LAYOUT = 4  # of the tensors in a file; earlier ones kept windows, what MAC recalls or the guard knows in other slots
 _SAMPLES = 64  # numbers of each parameter that go into the fingerprint
 
@@ -92,7 +91,7 @@ class LMState(TensorTree):
             model: the model that made the state; `load` then refuses every model with other weights.
         """
         weights = {} if model is None else {_WEIGHTS: fingerprint(model)}
-        header = self.config.to_dict() | weights | {_VERSION: LAYOUT}
+        header = self.config.to_dict() | weights | {LAYOUT_KEY: LAYOUT}
         save_tensors(path, "model state", self.tensors(), header)
 
     @classmethod
@@ -107,12 +106,8 @@ class LMState(TensorTree):
             TitansError: the file is missing, damaged, foreign, or belongs to another model.
         """
         tensors, header = load_tensors(path, "model state")
-        weights, version = header.pop(_WEIGHTS, None), header.pop(_VERSION, 1)
-        if version != LAYOUT:
-            raise TitansError(
-                f"{path} was written by another version of titans, whose states are laid out differently (version "
-                f"{version}, not {LAYOUT}): let the model read its text again"
-            )
+        check_layout(path, header, LAYOUT)
+        weights = header.pop(_WEIGHTS, None)
         config = TitansConfig.from_dict(header, Path(path))
         if model is not None and model.config != config:
             raise TitansError(f"{path} belongs to a model with another configuration; load it with that model")
