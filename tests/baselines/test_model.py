@@ -36,6 +36,14 @@ def test_any_split_equals_one_call(model):
                 torch.testing.assert_close(one, other, **CLOSE)
 
 
+def test_the_last_logits_alone_are_those_of_all(model):
+    x = tokens()
+    with torch.no_grad():
+        (whole, _), (last, after) = model(x), model(x, logits_to_keep=5)
+    torch.testing.assert_close(last, whole[:, -5:], **CLOSE)
+    assert (after.position == 70).all()
+
+
 def test_the_future_changes_nothing(model):
     x = tokens()
     for t in (1, 17, 64, 69):

@@ -61,6 +61,23 @@ def test_loss_is_cross_entropy_over_labels_that_count(model, some_tokens):
     torch.testing.assert_close(model.loss(tokens, labels)[0].double(), expected, rtol=1e-5, atol=0)
 
 
+def test_the_last_logits_alone_are_those_of_all(model, some_tokens):
+    tokens = some_tokens(2, 21)
+    reset = torch.zeros(2, 21, dtype=torch.bool)
+    reset[0, 9] = True
+    mask = torch.ones(2, 21, dtype=torch.bool)
+    mask[0, :4] = mask[1, 8:11] = mask[1, 19:] = False  # padding before, a hole, and padding behind
+    for options in ({}, {"reset": reset}, {"mask": mask}, {"mask": mask, "reset": reset}):
+        logits, state = model(tokens, **options)
+        present = options.get("mask", torch.ones_like(mask))
+        for kept in (1, 5, 21, 30):
+            last, after = model(tokens, logits_to_keep=kept, **options)
+            assert last.shape == logits[:, -kept:].shape
+            torch.testing.assert_close(last[present[:, -kept:]], logits[:, -kept:][present[:, -kept:]])
+            for one, other in zip(after.tensors().values(), state.tensors().values(), strict=True):
+                assert torch.equal(one, other)
+
+
 def test_a_saved_model_comes_back(config, model, some_tokens, tmp_path):
     model.save(tmp_path / "model")
     loaded = TitansLM.load(tmp_path / "model").requires_grad_(False)  # as `model`: torch multiplies in another order

@@ -183,9 +183,9 @@ def test_it_can_be_trained_on_and_scored(folder):
     class Knowing(torch.nn.Linear):
         """Says every next byte, as far as it stands in the window, and a full stop at its end."""
 
-        def forward(self, tokens, state=None):
+        def forward(self, tokens, state=None, logits_to_keep=0):
             following = torch.cat([tokens[:, 1:], torch.full((len(tokens), 1), ord("."))], 1)
-            return torch.nn.functional.one_hot(following, 256), state
+            return torch.nn.functional.one_hot(following, 256)[:, -logits_to_keep:], state
 
     for length, batch_size in ((500, 5), (0, 1)):
         assert score(Knowing(1, 1), task(folder), length, 10, batch_size=batch_size).right == 1

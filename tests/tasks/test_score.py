@@ -1,5 +1,6 @@
 """Scores: of a model that knows every answer, of one that knows half of them, and of one that reads."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,6 +8,7 @@ from titans.data.batches import IGNORED
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.tasks.needles import needles
+from titans.tasks.sample import Piece, Sample
 from titans.tasks.score import score
 
 
@@ -16,15 +18,29 @@ class Oracle(torch.nn.Module):
     def __init__(self, wrong=()):
         super().__init__()
         self.parameter = torch.nn.Parameter(torch.zeros(1))
-        self.wrong, self.calls = set(wrong), []
+        self.wrong, self.calls, self.kept = set(wrong), [], []
 
-    def forward(self, tokens, state=None, reset=None):
+    def forward(self, tokens, state=None, reset=None, logits_to_keep=0):
         self.calls.append((tuple(tokens.shape), state))
+        self.kept.append(logits_to_keep)
         following = torch.cat([tokens[:, 1:], torch.full((len(tokens), 1), ord("."))], 1)
         logits = torch.nn.functional.one_hot(following, 256).float()
         for row in self.wrong:
             logits[row, -1] = 0
-        return logits, (0 if state is None else state) + tokens.shape[1]
+        return logits[:, -logits_to_keep:], (0 if state is None else state) + tokens.shape[1]
+
+
+class Echo:
+    """Asks for the fourth of the tokens, and for the eighth in every second sample."""
+
+    vocab_size, shortest = 256, 8
+
+    def sample(self, length, random):
+        tokens = random.integers(256, size=length)
+        labels = np.full(length, IGNORED, np.int64)
+        asked = [3, 7] if random.random() < 0.5 else [3]
+        labels[asked] = tokens[np.add(asked, 1)]
+        return Sample((Piece(tokens, labels),))
 
 
 @pytest.fixture
@@ -57,6 +73,13 @@ def test_pieces_and_batches_change_nothing(task):
     two = score(model, task, 700, 4, batch_size=3, piece=256)
     assert one == two
     assert model.training
+
+
+def test_nothing_is_predicted_before_the_first_question(task):
+    model = Oracle()
+    score(model, task, 700, 2, piece=350)
+    assert model.kept == [1, 9]  # a piece without a question; the answer and its full stop, at the end of the last one
+    assert score(Oracle(), Echo(), 10, 2).tokens_right == 1.0
 
 
 def test_the_seed_decides(task, monkeypatch):

@@ -43,7 +43,11 @@ class BaselineLM(nn.Module):
         self.backbone = Backbone(config)
 
     def forward(
-        self, tokens: Tensor, state: BaselineState | None = None, reset: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: BaselineState | None = None,
+        reset: Tensor | None = None,
+        logits_to_keep: int = 0,
     ) -> tuple[Tensor, BaselineState]:
         """Reads tokens and predicts the next one at every position.
 
@@ -51,9 +55,10 @@ class BaselineLM(nn.Module):
             tokens: [B, T] int64.
             state: what an earlier call returned, which stays as it is; None begins a document in every row.
             reset: [B, T], 1 where a new document begins: nowhere, or at the first token of every row.
+            logits_to_keep: predict at that many last positions only; 0 for all.
 
         Returns:
-            logits [B, T, vocab_size] and the state after the last token.
+            logits [B, T, vocab_size], of the last positions if so wanted, and the state after the last token.
 
         Raises:
             ValueError: tokens, reset or state have the wrong shape or dtype, a token id is out of range, or a document
@@ -66,7 +71,7 @@ class BaselineLM(nn.Module):
             state = None
         outputs, after = self.backbone(tokens, state)
         weight = self.backbone.embedding
-        return F.linear(outputs.to(weight.dtype), weight), after
+        return F.linear(outputs[:, -logits_to_keep:].to(weight.dtype), weight), after
 
     def loss(
         self,

@@ -123,7 +123,7 @@ def _read_all_but_last(
     with Progress("read", unit="bytes") as progress, torch.no_grad():
         for block in blocks:
             if last:
-                _, memory = model(_tokens(last, model)[None], memory)
+                _, memory = model(_tokens(last, model)[None], memory, logits_to_keep=1)
                 progress.advance(len(last))
             last = block
     if not last:

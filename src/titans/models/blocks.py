@@ -10,6 +10,7 @@ M(x) writes x and reads; M*(x) reads without writing.
 Every block is x + mixer(norm(x)), then x + SwiGLU(norm(x)). Letters: B rows, T tokens, D = dim.
 """
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -299,9 +300,13 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(config.dim, eps=config.norm_eps)
         self.mlp = SwiGLU(config.dim, config.mlp_size)
 
-    def forward(self, x: Tensor, state: BlockState, stream: Stream) -> tuple[Tensor, BlockState]:
+    def forward(
+        self, x: Tensor, state: BlockState, stream: Stream, wanted: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, BlockState]:
+        """wanted: the tokens whose outputs are needed, out of all; the state takes in all of them."""
         mixed, state = self.mixer(self.mixer_norm(x), state, stream)
         x = x + mixed
+        x = x if wanted is None else wanted(x)
         return x + self.mlp(self.mlp_norm(x)), state
 
     def step_(self, x: Tensor, state: BlockState, token: Token, workspace: Workspace | None) -> Tensor:

@@ -81,7 +81,7 @@ def prefill(model: TitansLM, prompts: Sequence[Tensor], state: LMState | None) -
     mask = None
     if int(lengths.min()) < tokens.shape[1]:
         mask = torch.arange(tokens.shape[1], device=tokens.device) >= tokens.shape[1] - lengths.unsqueeze(1)
-    logits, after = model(tokens, state, mask)
+    logits, after = model(tokens, state, mask, logits_to_keep=1)
     return logits[:, -1], after
 
 

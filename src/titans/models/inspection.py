@@ -38,6 +38,6 @@ def memory_traces(
         }
         state = None
         for part in tokens.unsqueeze(0).split(piece, 1):
-            _, state = model(part, state)
+            _, state = model(part, state, logits_to_keep=1)
             on_read(part.shape[1])
     return {number: seen.row(0) for number, seen in watched.items()}

@@ -46,7 +46,12 @@ class TitansLM(nn.Module):
                     parameter.div_((2 * config.num_layers) ** 0.5)
 
     def forward(
-        self, tokens: Tensor, state: LMState | None = None, mask: Tensor | None = None, reset: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: LMState | None = None,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+        logits_to_keep: int = 0,
     ) -> tuple[Tensor, LMState]:
         """Reads tokens and predicts the next one at every position.
 
@@ -55,9 +60,11 @@ class TitansLM(nn.Module):
             state: what an earlier call returned; None begins a document in every row.
             mask: [B, T], 0 where a token is absent (padding anywhere in the row); its logits are arbitrary.
             reset: [B, T], 1 where a new document begins (packed documents).
+            logits_to_keep: predict at that many last positions only, as in transformers: to read a long text without
+                [T, vocab_size] numbers for each row. 0 for all.
 
         Returns:
-            logits [B, T, vocab_size] and the state after the last token.
+            logits [B, T, vocab_size], of the last positions if so wanted, and the state after the last token.
 
         Raises:
             ValueError: tokens, mask, reset or state have the wrong shape or dtype, or a token id is out of range
@@ -75,14 +82,16 @@ class TitansLM(nn.Module):
         position = document_positions(state.position, tokens.shape[1], mask, reset)
         stream = Stream(state.position, position, mask, reset)
 
+        def wanted(x: Tensor) -> Tensor:
+            """Where each token was, and the last ones only; what comes after the last mixer looks at no other token."""
+            return x[:, -logits_to_keep:] if target is None else take(x, target[:, -logits_to_keep:])
+
         x = self.embedding_norm(self.embedding(tokens))
         blocks = []
-        for block, before in zip(self.blocks, state.blocks, strict=True):
-            x, after = block(x, before, stream)
+        for number, (block, before) in enumerate(zip(self.blocks, state.blocks, strict=True), 1):
+            x, after = block(x, before, stream, wanted if number == len(self.blocks) else None)
             blocks.append(after)
         logits = F.linear(self.norm(x), self.embedding.weight)
-        if target is not None:
-            logits = take(logits, target)
         return logits, LMState(_end(stream), tuple(blocks), self.config)
 
     @torch.no_grad()

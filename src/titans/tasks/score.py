@@ -43,14 +43,20 @@ def random_of(seed: int, length: int) -> np.random.Generator:
 def read(
     model: StatefulModel, batch: Sequence[Sample], piece: int, progress: Progress | None
 ) -> Iterator[tuple[np.ndarray, Tensor, Any]]:
-    """Samples of one length, `piece` tokens at a time: labels [B, n], logits [B, n, V] and the state after them."""
+    """Samples of one length, `piece` tokens at a time: labels [B, n], logits [B, n, V] and the state after them.
+
+    n: the last tokens of a piece, from the first that is asked for; at least one.
+    """
     device, state = device_of(model), None
     for pieces in zip(*(sample.pieces(piece) for sample in batch), strict=True):
         tokens = torch.from_numpy(np.stack([p.tokens for p in pieces])).to(device)
-        logits, state = model(tokens, state=state)
+        labels = np.stack([p.labels for p in pieces])
+        asked = (labels != IGNORED).any(0)
+        kept = len(asked) - int(asked.argmax()) if asked.any() else 1
+        logits, state = model(tokens, state=state, logits_to_keep=kept)
         if progress is not None:
             progress.advance(tokens.numel())
-        yield np.stack([p.labels for p in pieces]), logits, state
+        yield labels[:, -kept:], logits, state
 
 
 def score(

@@ -25,8 +25,9 @@ class CarriedState(Protocol):
 class StatefulModel(Protocol):
     """A `torch.nn.Module` that carries a state, such as `TitansLM`.
 
-    Calling it with tokens [B, T], a state or None and reset [B, T] gives logits [B, T, V] and the next state; `loss`
-    takes labels [B, T] besides, perhaps with weights, and gives the mean loss in nats over those that are not -100.
+    Calling it with tokens [B, T], a state or None and reset [B, T] gives logits [B, T, V], or those of the last
+    `logits_to_keep` positions, and the next state; `loss` takes labels [B, T] besides, perhaps with weights, and gives
+    the mean loss in nats over those that are not -100.
     """
 
     training: bool
@@ -34,7 +35,9 @@ class StatefulModel(Protocol):
     @property
     def state_type(self) -> type[CarriedState]: ...
 
-    def __call__(self, tokens: Tensor, *, state: Any = None, reset: Tensor | None = None) -> tuple[Tensor, Any]: ...
+    def __call__(
+        self, tokens: Tensor, *, state: Any = None, reset: Tensor | None = None, logits_to_keep: int = 0
+    ) -> tuple[Tensor, Any]: ...
 
     def loss(
         self,

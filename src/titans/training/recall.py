@@ -34,7 +34,7 @@ def recall(
     stacks = [haystack(filler, distance, depth, random) for _ in range(samples)]
     state = None
     for tokens in zip(*(stack.pieces(piece) for stack in stacks), strict=True):
-        _, state = model(torch.from_numpy(np.stack(tokens)), state)
+        _, state = model(torch.from_numpy(np.stack(tokens)), state, logits_to_keep=1)
     # Teacher forcing with an exact match is greedy decoding: one wrong digit is a wrong answer either way.
     asked = torch.from_numpy(np.stack([stack.answer for stack in stacks]))
     logits, _ = model(asked[:, :-1], state)
