@@ -62,8 +62,8 @@ def test_the_first_sentence_counts(task):
 
 def test_the_prompt_is_read_in_pieces_and_then_what_was_said(task):
     speaker = Speaker(["garden."] * 2)
-    score_words(speaker, task, LENGTH, 2, piece=1000)
-    assert [x.shape[1] for x in speaker.read] == [1000] * 3 + [1] * (LONGEST_ANSWER - 1)
+    score_words(speaker, task, LENGTH, 2, piece=2048)
+    assert [x.shape[1] for x in speaker.read] == [1024, 1024, 952] + [1] * (LONGEST_ANSWER - 1)
     tokens = torch.cat(speaker.read, 1)[0].tolist()
     assert ByteTokenizer().decode(tokens[:LENGTH]).endswith("</context>\n\nQuestion: Where is Mary?")
     assert ByteTokenizer().decode(tokens[LENGTH:]).startswith("garden.")

@@ -61,9 +61,9 @@ def test_one_wrong_token_makes_a_sample_wrong(task):
 
 def test_samples_are_read_side_by_side_and_in_pieces(task):
     model = Oracle()
-    score(model, task, 700, 5, batch_size=2, piece=300)
-    pieces = ((300, None), (300, 300), (100, 600))  # and what was read before
-    assert model.calls == [((rows, size), before) for rows in (2, 2, 1) for size, before in pieces]
+    score(model, task, 700, 5, batch_size=2, piece=600)
+    two = [((2, size), before) for size, before in ((256, None), (256, 256), (188, 512))]  # and what was read before
+    assert model.calls == [*two, *two, ((1, 576), None), ((1, 124), 576)]
 
 
 def test_pieces_and_batches_change_nothing(task):
@@ -77,7 +77,7 @@ def test_pieces_and_batches_change_nothing(task):
 
 def test_nothing_is_predicted_before_the_first_question(task):
     model = Oracle()
-    score(model, task, 700, 2, piece=350)
+    score(model, task, 700, 2, piece=800)
     assert model.kept == [1, 9]  # a piece without a question; the answer and its full stop, at the end of the last one
     assert score(Oracle(), Echo(), 10, 2).tokens_right == 1.0
 

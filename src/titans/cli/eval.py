@@ -45,7 +45,7 @@ def run(
     num_pairs: int = 8,
     vocab_size: int = 8192,
     batch_size: int = 8,
-    piece: int = 2048,
+    piece: int = 8192,
     save: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: nowhere)")] = None,
     label: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the checkpoint's folder)")] = None,
     json: bool = False,
@@ -72,7 +72,7 @@ def run(
         num_pairs: mqar: keys with a value
         vocab_size: mqar: its tokens
         batch_size: documents or samples read side by side
-        piece: tokens per call; matters for speed and memory only
+        piece: tokens per call, of all that is read side by side; matters for speed and memory only
         save: tasks: folder whose results.json takes the scores, beside those of other models, for titans report
         label: tasks: the model's name there
         json: print the result as JSON
@@ -136,17 +136,18 @@ def _kept(save: Path | None, label: str | None, checkpoint: Path, task: str, cho
 
 
 def _evaluate(
-    checkpoint: Path, documents: "list[Document]", max_tokens: int, batch_size: int, length: int
+    checkpoint: Path, documents: "list[Document]", max_tokens: int, batch_size: int, piece: int
 ) -> "Evaluation":
     from titans.baselines import load_model
     from titans.data.batches import DocumentBatches
     from titans.training.evaluate import evaluate
-    from titans.training.model import best_device
+    from titans.training.model import best_device, tokens_per_row
     from titans.training.progress import Progress
 
     model = load_model(checkpoint).to(best_device())
     corpus.require_bytes(checkpoint, model.config.vocab_size)
-    source = DocumentBatches(documents, min(batch_size, len(documents)), length, epochs=1)
+    rows = min(batch_size, len(documents))
+    source = DocumentBatches(documents, rows, tokens_per_row(piece, rows), epochs=1)
     total = min(max_tokens, sum(map(len, documents)))
     with Progress("eval", total=total, unit="bytes") as progress:
         return evaluate(model, source, max_tokens, progress=progress)

@@ -11,7 +11,7 @@ from torch import Tensor
 from titans.tasks.babilong import Babilong
 from titans.tasks.babilong_prompts import scored
 from titans.tasks.sample import Sample
-from titans.tasks.score import Score, random_of, read
+from titans.tasks.score import PIECE, Score, random_of, read
 from titans.training.model import StatefulModel, evaluating
 from titans.training.progress import Progress
 
@@ -26,7 +26,7 @@ def score_words(
     *,
     seed: int = 0,
     batch_size: int = 32,
-    piece: int = 2048,
+    piece: int = PIECE,
     progress: Progress | None = None,
 ) -> Score:
     """Asks `model` `samples` times at one length, which is not 0; arguments as those of `titans.tasks.score.score`.

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from titans.data.batches import IGNORED
 from titans.tasks.sample import Sample, Task
-from titans.training.model import StatefulModel, device_of, evaluating
+from titans.training.model import StatefulModel, device_of, evaluating, tokens_per_row
 from titans.training.progress import Progress
+
+PIECE = 8192  # tokens per call, of all samples read side by side
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +45,12 @@ def random_of(seed: int, length: int) -> np.random.Generator:
 def read(
     model: StatefulModel, batch: Sequence[Sample], piece: int, progress: Progress | None
 ) -> Iterator[tuple[np.ndarray, Tensor, Any]]:
-    """Samples of one length, `piece` tokens at a time: labels [B, n], logits [B, n, V] and the state after them.
+    """Samples of one length, about `piece` tokens at a time: labels [B, n], logits [B, n, V] and the state after them.
 
-    n: the last tokens of a piece, from the first that is asked for; at least one.
+    n: the last tokens of each piece, from the first that is asked for; at least one.
     """
-    device, state = device_of(model), None
-    for pieces in zip(*(sample.pieces(piece) for sample in batch), strict=True):
+    device, state, size = device_of(model), None, tokens_per_row(piece, len(batch))
+    for pieces in zip(*(sample.pieces(size) for sample in batch), strict=True):
         tokens = torch.from_numpy(np.stack([p.tokens for p in pieces])).to(device)
         labels = np.stack([p.labels for p in pieces])
         asked = (labels != IGNORED).any(0)
@@ -67,7 +69,7 @@ def score(
     *,
     seed: int = 0,
     batch_size: int = 32,
-    piece: int = 2048,
+    piece: int = PIECE,
     progress: Progress | None = None,
 ) -> Score:
     """Asks `model` `samples` times at one length.
@@ -75,7 +77,7 @@ def score(
     Args:
         seed: of the samples; training never uses those of an evaluation.
         batch_size: samples read side by side.
-        piece: tokens per call and row; the memory needed does not grow with `length`.
+        piece: tokens per call, in all rows together; the memory needed does not grow with `length`.
         progress: counts tokens.
     """
     random = random_of(seed, length)

