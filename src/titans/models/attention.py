@@ -141,7 +141,7 @@ class SlidingWindowAttention(Attention):
 
         def blocks(x: Tensor) -> Tensor:
             """[B, N + T, H, d] -> the keys of each block [B * blocks, N + b, H, d]."""
-            return F.pad(x, (0, 0, 0, 0, 0, missing)).unfold(1, span, block).flatten(0, 1).movedim(-1, 1)
+            return F.pad(x, (0, 0, 0, 0, 0, missing)).unfold(1, span, block).movedim(-1, 2).flatten(0, 1)
 
         queries = F.pad(q, (0, 0, 0, 0, 0, missing)).unflatten(1, (num_blocks, block)).flatten(0, 1)
         seen = F.pad(position, (0, missing)).clamp_max(self.window - 1).view(rows * num_blocks, block, 1)
