@@ -63,16 +63,18 @@ class Memory:
         return f"{kind}, width {self.dim}"
 
 
-# States of 4,096 (a little less for width 45) and of 8,192 (8,100 for width 90), and what is as wide.
+# Three pairs of a matrix and deep memories of as many numbers (1,024, 2,048 and 8,192, to within 4 %), some of them as
+# wide as a matrix of another pair.
 MEMORIES = {
     str(memory): memory
     for memory in (
-        Memory(64, vector=True),
+        Memory(32, vector=True),
+        Memory(32),
+        Memory(23, depth=2),
         Memory(45),
-        Memory(64),
+        Memory(32, depth=2),
+        Memory(16, depth=2, expansion=4),
         Memory(90),
-        Memory(45, depth=2),
-        Memory(64, depth=2),
         Memory(32, depth=2, expansion=4),
     )
 }
