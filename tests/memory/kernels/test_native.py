@@ -14,6 +14,18 @@ from titans.memory.kernels import build
 from titans.memory.kernels.native import native_titans, unsupported
 
 
+def single(problem):
+    """The same in single precision, with gradients of its own."""
+    found = problem.float()
+    for x in (found.q, found.k, found.v, found.g, found.log_eta, found.theta, *found.weights):
+        x.requires_grad_()
+    return found
+
+
+def close(got, want, name) -> None:
+    assert not want.numel() or (got - want).abs().max() <= 1e-4 * want.abs().max().clamp_min(1e-3), name
+
+
 def test_equals_the_dual_form(case, new_problem, answer, equal):
     problem = new_problem(case)
     if case.gates == "channel":
@@ -39,19 +51,31 @@ def test_long_chunks(depth, chunk_size, new_case, new_problem, answer, equal):
     equal(answer(native_titans, problem), answer(chunk_titans, problem), 1e-10)
 
 
+@pytest.mark.parametrize("chunk_size", [1, 2, 3, 4])  # no more than half of a vector
+@pytest.mark.parametrize("head_dim", [3, 9, 20])
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_short_chunks(depth, head_dim, chunk_size, new_case, new_problem, answer, equal):
+    case = new_case(17, chunk_size, depth=depth, heads=2, head_dim=head_dim, rows=2, before=5, flags=True)
+    problem = new_problem(case)
+    equal(answer(native_titans, problem), answer(chunk_titans, problem), 1e-10)
+
+
+@pytest.mark.parametrize("chunk_size", range(1, 10))
+@pytest.mark.parametrize("depth", [1, 2])
+def test_short_chunks_in_single_precision(depth, chunk_size, new_case, new_problem, answer):
+    problem = new_problem(new_case(23, chunk_size, depth=depth, head_dim=20, heads=2, before=5))
+    expected = answer(native_titans, problem)
+    for name, got in answer(native_titans, single(problem)).items():
+        close(got, expected[name], name)
+
+
 @pytest.mark.parametrize("activation", ["gelu", "silu", "relu"])
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_single_precision_is_close_to_double(depth, activation, new_case, new_problem, answer):
     problem = new_problem(new_case(100, 16, depth=depth, activation=activation, head_dim=16, heads=3, before=5))
-    single = problem.float()
-    for x in (single.q, single.k, single.v, single.g, single.log_eta, single.theta, *single.weights):
-        x.requires_grad_()
     expected = answer(native_titans, problem)
-    for name, got in answer(native_titans, single).items():
-        want = expected[name]
-        if not want.numel():
-            continue
-        assert (got - want).abs().max() <= 1e-4 * want.abs().max().clamp_min(1e-3), name
+    for name, got in answer(native_titans, single(problem)).items():
+        close(got, expected[name], name)
 
 
 @pytest.mark.parametrize(("length", "chunk"), [(9, 1), (45, 8), (45, 37)])

@@ -32,10 +32,11 @@ static void close_backward(Work *w) {
                 store(w->t1 + o * P + t, e * written), store(w->t2 + o * P + t, e * pushed);
             }
         }
-        product(w->da[l], P, dW, wide, 1, w->t1, P, w->in[l], w->out[l], P, -1, 1);
-        if (w->call->momentum) product(w->da[l], P, dS, wide, 1, w->t2, P, w->in[l], w->out[l], P, -1, 1);
-        product(w->t1, P, dW, 1, wide, w->a[l], P, w->out[l], w->in[l], P, 1, 0);
-        if (w->call->momentum) product(w->t2, P, dS, 1, wide, w->a[l], P, w->out[l], w->in[l], P, 1, 0);
+        Epilogue less = {.scale_all = -1, .keep_all = 1}, plain = {.scale_all = 1};
+        back_through(w, less, w->da[l], l, dW, w->t1);
+        if (w->call->momentum) back_through(w, less, w->da[l], l, dS, w->t2);
+        through(w, plain, w->t1, l, dW, w->a[l]);
+        if (w->call->momentum) through(w, plain, w->t2, l, dS, w->a[l]);
         else memset(w->t2, 0, w->out[l] * P * sizeof(real));
         for (long t = 0; t < P; t += LANES) {
             V of_write = {0}, of_push = {0};
@@ -89,8 +90,8 @@ static void read_backward(Work *w) {
         real *W = w->W + w->offset[l], *S = w->S + w->offset[l], *dW = w->dW + w->offset[l], *dS = w->dS + w->offset[l];
         const real *x = l == 0 ? w->q : w->x[l];
         real *u = w->t1, *s = w->t2;
-        product(u, P, W, wide, 1, dz, P, w->in[l], w->out[l], P, 1, 0);
-        if (call->momentum) product(s, P, S, wide, 1, dz, P, w->in[l], w->out[l], P, 1, 0);
+        back_through(w, (Epilogue){.scale_all = 1}, u, l, W, dz);
+        if (call->momentum) back_through(w, (Epilogue){.scale_all = 1}, s, l, S, dz);
         /* dP^T [i][t] = -e^T dz; d scores in square1, d write accumulated; the scores with their weights in square2 */
         product_to((Epilogue){.scale_all = -1, .part = EARLIER_ROWS}, w->square1, P, w->e[l], 1, P, dz, P, C, w->out[l], P);
         for (long i = 0; i < C; i++)
@@ -177,7 +178,7 @@ static void surprise_backward(Work *w) {
         }
         by_token(w, w->e[l], l);
         product(dW, wide, w->t2, P, 1, w->t3, wide, w->in[l], C, w->columns[l], 1, 1);
-        product(w->de[l], P, W, 1, wide, w->t2, P, w->out[l], w->in[l], P, 1, 1);
+        through(w, (Epilogue){.scale_all = 1, .keep_all = 1}, w->de[l], l, W, w->t2);
     }
     if (L > 1) {
         const real *gamma = call->norm ? call->gamma + w->h * w->d : NULL;
@@ -213,7 +214,7 @@ static void surprise_backward(Work *w) {
     for (long l = last; l >= 0; l--) {
         real *W = w->W + w->offset[l], *dW = w->dW + w->offset[l];
         long wide = w->wide[l];
-        product(w->da[l], P, W, wide, 1, dz, P, w->in[l], w->out[l], P, 1, 1);
+        back_through(w, (Epilogue){.scale_all = 1, .keep_all = 1}, w->da[l], l, W, dz);
         by_token(w, dz, l);
         product(dW, wide, w->a[l], P, 1, w->t3, wide, w->in[l], C, w->columns[l], 1, 1);
         if (l == 0) break;

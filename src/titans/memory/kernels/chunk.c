@@ -13,6 +13,7 @@
 #include "activations.h"
 #include "products.h"
 #include "work.h"
+#include "weights.h"
 #include "forward.h"
 #include "backward.h"
 

@@ -73,7 +73,7 @@ static void surprise(Work *w) {
     gather(w, w->a[0], call->k);
     gather(w, w->v, call->v);
     for (long l = 0; l < L; l++) {
-        product(w->z[l], P, w->W + w->offset[l], 1, w->wide[l], w->a[l], P, w->out[l], w->in[l], P, 1, 0);
+        through(w, (Epilogue){.scale_all = 1}, w->z[l], l, w->W + w->offset[l], w->a[l]);
         if (l == last) break;
         for (long i = 0; i < w->out[l] * P; i += LANES) {
             V value, slope, curvature;
@@ -102,7 +102,7 @@ static void surprise(Work *w) {
             store(w->miss + t, root(square));
         }
         for (long l = last; l > 0; l--) {
-            product(w->back[l - 1], P, w->W + w->offset[l], w->wide[l], 1, w->e[l], P, w->in[l], w->out[l], P, 1, 0);
+            back_through(w, (Epilogue){.scale_all = 1}, w->back[l - 1], l, w->W + w->offset[l], w->e[l]);
             for (long i = 0; i < w->in[l] * P; i += LANES)
                 store(w->e[l - 1] + i, load(w->back[l - 1] + i) * load(w->bend[l - 1] + i));
         }
@@ -193,10 +193,9 @@ static void read_layer(Work *w, long l, const real *x) {
     long P = w->P, g = gate_of(w, l);
     real *carried = w->t1;
     for (long t = 0; t < P; t += LANES) store(carried + t, load(w->carried[g] + t) * load(w->over_m + t));
-    product(w->zr[l], P, w->W + w->offset[l], 1, w->wide[l], x, P, w->out[l], w->in[l], P, 1, 0);
+    through(w, (Epilogue){.scale_all = 1}, w->zr[l], l, w->W + w->offset[l], x);
     if (call->momentum)
-        product_to((Epilogue){.scale = carried, .keep = w->kept[g]}, w->zr[l], P, w->S + w->offset[l], 1, w->wide[l],
-                   x, P, w->out[l], w->in[l], P);
+        through(w, (Epilogue){.scale = carried, .keep = w->kept[g]}, w->zr[l], l, w->S + w->offset[l], x);
     for (long i = 0; i < w->C; i++)
         for (long t = strip_of(i); t < P; t += LANES)
             store(w->square1 + i * P + t,

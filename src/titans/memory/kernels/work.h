@@ -39,7 +39,7 @@ typedef struct {
     long token[1024];                                 /* of each slot; -1 empty, -2 from an earlier call */
     real *block, *next;                               /* all buffers come out of one */
 
-    real *nothing;                                    /* zeros [d] */
+    real *nothing;                                    /* zeros, as many as the widest layer has */
     real *W, *S, *pending;                            /* now; S = W + matrices */
     /* surprise: one record, or in the backward pass one for every round of a group */
     real *records;
@@ -56,6 +56,7 @@ typedef struct {
     real *n, *m, *over_n, *over_m;
     real *x[MAX_LAYERS], *zr[MAX_LAYERS], *rbend[MAX_LAYERS], *scores[MAX_LAYERS], *y, *runit, *rinverse; /* read */
     real *t1, *t2, *t3, *square1, *square2, *square3;
+    real *thin, *settled;                             /* products of short chunks: by token, and by feature */
     real *packed_a, *packed_b;                        /* the factors of a product */
     /* gradients */
     real *dW, *dS, *da[MAX_LAYERS], *de[MAX_LAYERS], *dq, *dv, *dz, *dx, *dgamma, *dbeta;
@@ -102,7 +103,7 @@ static long lay_out(Work *w, const Call *call, real *block, int backward) {
     }
     w->state = 2 * w->matrices;
     w->block = w->next = block;
-    w->nothing = take(w, w->d);
+    w->nothing = take(w, widest);
     w->W = take(w, w->state), w->S = w->W + w->matrices;
     w->pending = take(w, MAX_LAYERS);
     w->q = take(w, w->d * P), w->v = take(w, w->d * P), w->y = take(w, w->d * P);
@@ -121,6 +122,7 @@ static long lay_out(Work *w, const Call *call, real *block, int backward) {
     }
     w->t1 = take(w, widest * P), w->t2 = take(w, widest * P), w->t3 = take(w, w->C * (widest + LANES));
     w->square1 = take(w, P * P), w->square2 = take(w, P * P), w->square3 = take(w, P * P);
+    w->thin = take(w, LANES * (widest + LANES)), w->settled = take(w, LANES * widest);
     long room = packed_room(widest > P ? widest : P);
     w->packed_a = take(w, room), w->packed_b = take(w, room);
     if (backward) {
