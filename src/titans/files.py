@@ -159,6 +159,22 @@ def read_json(path: str | Path) -> dict:
 
 
 @contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """While it holds no other process is in it for the same folder, which must be there. Windows has no such locks."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def _readable(path: Path) -> Iterator[None]:
     if not path.exists():
         raise TitansError(f"{path} does not exist: check the path, or whether its folder was copied whole")

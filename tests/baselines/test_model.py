@@ -42,6 +42,8 @@ def test_the_last_logits_alone_are_those_of_all(model):
         (whole, _), (last, after) = model(x), model(x, logits_to_keep=5)
     torch.testing.assert_close(last, whole[:, -5:], **CLOSE)
     assert (after.position == 70).all()
+    with pytest.raises(ValueError, match="logits_to_keep is -1; it must be a whole number"):
+        model(x, logits_to_keep=-1)
 
 
 def test_the_future_changes_nothing(model):

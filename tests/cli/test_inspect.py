@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from titans.baselines import BaselineConfig, BaselineLM
 from titans.cli.main import main
 from titans.models.config import TitansConfig
 from titans.models.inspection import memory_traces
@@ -86,6 +87,12 @@ def test_a_model_that_cannot_be_inspected_is_refused(tmp_path: Path, changes: di
     TitansLM(config.replace(memory=config.memory.replace(num_heads=1), **changes)).save(tmp_path / "model")
     assert inspect("--checkpoint", tmp_path / "model", "--prompt", "x") == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_baseline_cannot_be_inspected(tmp_path: Path, capsys) -> None:
+    BaselineLM(BaselineConfig(name="llama", dim=8, num_layers=1, num_heads=1)).save(tmp_path / "model")
+    assert inspect("--checkpoint", tmp_path / "model", "--prompt", "x") == 2
+    assert "holds the baseline llama, which has no memory to look into" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

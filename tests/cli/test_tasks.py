@@ -62,7 +62,13 @@ def test_settings_from_the_command_line_come_before_the_recipes(tmp_path, text, 
     assert (settings["steps"], settings["seed"], settings["learning_rate"]) == (3, 3, 2e-3)
     assert settings["warmup_steps"] == 3  # the recipe's 100 would be longer than the run
     assert load_model(tmp_path / "run").config.variant == "lmm"
-    capsys.readouterr()
+    # Also those that would be the same without a recipe, whose own settings are others.
+    like_the_defaults = ("--recipe", "parity", "--learning-rate", "0.001", "--gate-penalty=0", "--batch_size", 8)
+    assert run("train", *like_the_defaults, "--steps", 2, "--out", tmp_path / "other") == 0
+    settings = json.loads((tmp_path / "other" / "checkpoint" / "training.json").read_text())["config"]
+    assert (settings["learning_rate"], settings["gate_penalty"], settings["batch_size"]) == (1e-3, 0, 8)
+    assert run("train", "--resume", tmp_path / "other", "--batch-size", 8) == 2
+    assert "--resume takes the text and every setting from the run" in capsys.readouterr().err
 
 
 def test_a_recipe_without_text_looks_for_none(tmp_path, text, capsys, monkeypatch):
@@ -154,6 +160,8 @@ def test_with_examples_a_models_own_words_are_judged(model, text, tmp_path, caps
         (("mqar", "--num-pairs", "0"), "--num-pairs is 0; it must be at least 1"),
         (("babilong", "--babi", "nowhere"), "nowhere"),
         (("needles", "--kind", "x"), "kind"),
+        (("needles", "--seed", "-1"), "--seed is -1; it must be at least 0"),
+        (("state-tracking", "--depths", "3"), "--depths says where needles lie"),
     ],
 )
 def test_wrong_input_is_one_clear_line(options, words, model, text, capsys):
@@ -217,7 +225,7 @@ def test_scores_are_kept_as_they_come(tmp_path, text, capsys, monkeypatch):
     assert run(*ask, "--checkpoint", tmp_path / "model", "--length", 512, 1024) == 130
     stored = json.loads((tmp_path / "scores" / "results.json").read_text())
     assert [score["length"] for score in stored["scores"]] == [512]
-    capsys.readouterr()
+    assert f"titans: interrupted; what was measured is in {tmp_path / 'scores'}" in capsys.readouterr().err
 
 
 def test_where_scores_cannot_go_is_said_before_anything_is_measured(tmp_path, text, capsys, monkeypatch):
@@ -238,6 +246,50 @@ def test_where_scores_cannot_go_is_said_before_anything_is_measured(tmp_path, te
         error = capsys.readouterr().err
         assert words in error
         assert error.count("\n") == 1
+
+
+def test_what_others_write_in_the_meantime_stays(tmp_path, text, capsys, monkeypatch):
+    from titans.cli import scores
+
+    TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path / "model")
+    ask = ("eval", "needles", "--length", 512, "--samples", 1, "--save", tmp_path, "--checkpoint", tmp_path / "model")
+    original, once = scores.score, []
+
+    def meanwhile(*arguments, **options):
+        if not once:
+            once.append(True)
+            assert run(*ask, "--label", "other") == 0
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(scores, "score", meanwhile)
+    assert run(*ask, "--label", "one") == 0
+    assert {score.model for score in read_results(tmp_path).scores} == {"one", "other"}
+    capsys.readouterr()
+
+
+def test_every_depth_has_samples_of_its_own(model, text, capsys, monkeypatch):
+    from titans.cli import scores
+
+    seeds = []
+    original = scores.score
+    monkeypatch.setattr(scores, "score", lambda *a, seed, **o: seeds.append(seed) or original(*a, seed=seed, **o))
+    ask = ("eval", "needles", "--checkpoint", model, "--haystack", text, "--length", 512, "--samples", 1)
+    assert run(*ask, "--seed", 7, "--depths", 3) == 0
+    assert run(*ask, "--seed", 7) == 0
+    assert seeds == [(7, 0), (7, 500), (7, 1000), 7]
+    capsys.readouterr()
+
+
+def test_what_needs_no_text_looks_for_none(tmp_path, stories, capsys, monkeypatch):
+    TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path / "model")
+    monkeypatch.setattr("titans.cli.corpus.documents", lambda *_, **__: pytest.fail("looked for text"))
+    one = ("--checkpoint", tmp_path / "model", "--samples", 1)
+    assert run("eval", "needles", *one, "--kind", "pk", "--length", 512, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["task"], found["checkpoint"], found["seed"]) == ("needles pk", str(tmp_path / "model"), 0)
+    assert run("eval", "babilong", *one, "--length", 0) == 0
+    assert run("eval", "babilong", *one, "--length", 100) == 2
+    assert "give a text to read (--text) or to hide things in (--haystack)" in capsys.readouterr().err
 
 
 def test_saving_scores_keeps_the_rest_of_the_results(tmp_path, text, capsys):

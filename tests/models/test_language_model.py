@@ -167,6 +167,8 @@ def test_bad_inputs_are_named(model, new_config, new_model, some_tokens):
         refused(rf"token id {bad} is outside the vocabulary 0 \.\.\. 49", model, wrong)
     refused(r"mask must be \[B, T\] = \(2, 9\), got \(2, 8\)", model, tokens, mask=torch.ones(2, 8))
     refused(r"reset must be \[B, T\] = \(2, 9\), got \(1, 9\)", model, tokens, reset=torch.ones(1, 9))
+    for bad in (-1, 1.5, True, None):
+        refused(f"logits_to_keep is {bad!r}; it must be a whole number", model, tokens, logits_to_keep=bad)
     _, state = model(some_tokens(3, 4))
     refused("the state has 3 rows, tokens has 2", model, tokens, state)
     refused("the state is on meta, the rest of the call on cpu", model, tokens, model(tokens)[1].to("meta"))

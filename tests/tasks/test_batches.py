@@ -56,6 +56,11 @@ def test_lengths_are_even_over_octaves(random):
     assert all(abs((octaves == n).mean() - 0.25) < 0.03 for n in range(4))
 
 
+def test_a_window_that_is_too_short_for_a_sample_is_named():
+    with pytest.raises(ValueError, match=r"Lengths.longest is 16; it must be at least 35, the shortest sample's"):
+        Lengths(shortest=35, longest=16)
+
+
 def test_the_longest_rises(random):
     lengths = Lengths(shortest=64, longest=1024, rise=100)
     assert max(lengths.draw(24, random) for _ in range(300)) <= 128

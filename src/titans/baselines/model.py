@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from titans.baselines.config import BaselineConfig
 from titans.baselines.state import BaselineState
 from titans.errors import TitansError
-from titans.models.arguments import check_labels, check_state, check_tokens
+from titans.models.arguments import check_kept, check_labels, check_state, check_tokens
 from titans.models.folder import read_model, write_model
 from titans.models.loss import weighted_cross_entropy
 
@@ -65,6 +65,7 @@ class BaselineLM(nn.Module):
                 begins where it cannot.
         """
         check_tokens(tokens, self.config.vocab_size, reset=reset)
+        check_kept(logits_to_keep)
         if state is not None:
             check_state(tokens, state, BaselineState, self.config)
         if reset is not None and _begins(reset):

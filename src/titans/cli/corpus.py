@@ -47,6 +47,11 @@ def held_out(run: Path) -> "list[Document]":
     from titans.training.checkpoint import find_checkpoint, read_settings
 
     checkpoint = find_checkpoint(run)
+    if not (run / _NAME).exists():
+        raise TitansError(
+            f"{run} is not the folder of a run, and does not say which text was held out: give a text to read (--text) "
+            "or to hide things in (--haystack)"
+        )
     documents = remembered(run)
     return split_documents(documents, seed=read_settings(checkpoint).seed)[1]
 

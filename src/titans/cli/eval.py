@@ -83,6 +83,10 @@ def run(
     for name, value in counts.items():
         if value < 1:
             raise TitansError(f"{name} is {value}; it must be at least 1")
+    if seed < 0:
+        raise TitansError(f"--seed is {seed}; it must be at least 0")
+    if depths is not None and task != "needles":
+        raise TitansError("--depths says where needles lie: leave it out, or ask for needles")
     least = 0 if task == "babilong" else 1  # 0: the facts alone
     if min(length, default=-1) < least:
         raise TitansError(f"--length is {min(length, default='empty')}; it must be at least {least}")
@@ -93,7 +97,7 @@ def run(
     import_torch()
     if task != "text":
         from titans.cli import scores
-        from titans.tasks.catalogue import Choices
+        from titans.tasks.catalogue import Choices, title
 
         choices = Choices(
             kind=kind,
@@ -111,7 +115,7 @@ def run(
         cells = scores.measure(
             checkpoint, task, haystack, choices, asked, _kept(save, label, checkpoint, task, choices)
         )
-        scores.show(task, cells, as_json=json)
+        scores.show(title(task, choices), checkpoint, seed, cells, as_json=json)
         return
     with tempfile.TemporaryDirectory() as spool:
         documents = corpus.held_out(checkpoint) if text is None else corpus.documents(text, spool=Path(spool))

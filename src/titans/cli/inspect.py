@@ -55,13 +55,16 @@ def run(
         raise TitansError(f"--out {out} should end in .svg or .png; both are written")
     import_torch()
 
+    from titans.baselines import load_model
     from titans.models.language_model import TitansLM
     from titans.report.inspection_picture import draw
-    from titans.training.checkpoint import find_checkpoint
     from titans.training.model import best_device
 
     tokens = _tokens(text, prompt, None if json else max_tokens)
-    model = TitansLM.load(find_checkpoint(checkpoint)).to(best_device()).eval()
+    model = load_model(checkpoint)
+    if not isinstance(model, TitansLM):
+        raise TitansError(f"{checkpoint} holds the baseline {model.config.name}, which has no memory to look into")
+    model = model.to(best_device()).eval()
     found = _inspect(model, tokens, _blocks(model.config, checkpoint, block))
     shown = found.first(max_tokens)
     pictures = [out.with_suffix(suffix) for suffix in _PICTURES]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from titans.errors import TitansError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 VERBS = {
     "quickstart": "train small models, compare them and write a report",
@@ -116,9 +116,10 @@ def _dispatch(arguments: list[str]) -> None:
 
 
 def _parse(verb: str, options: list[str]) -> "Callable[[], None]":
-    """The verb's `run` with its options filled in."""
+    """The verb's `run` with its options filled in, and the names of those that were typed if it asks for them."""
     from contextlib import redirect_stderr
     from functools import partial, wraps
+    from inspect import signature
 
     import tyro
 
@@ -126,6 +127,8 @@ def _parse(verb: str, options: list[str]) -> "Callable[[], None]":
 
     @wraps(module.run)
     def fill_in(**values: object) -> "Callable[[], None]":
+        if "typed" in signature(module.run).parameters:
+            values["typed"] = frozenset(_typed(options))
         return partial(module.run, **values)
 
     config = (tyro.conf.FlagCreatePairsOff,)
@@ -136,6 +139,13 @@ def _parse(verb: str, options: list[str]) -> "Callable[[], None]":
             if not stop.code:
                 raise
     raise TitansError(f"{_unboxed(complaint.getvalue())}; see titans {verb} --help")
+
+
+def _typed(options: list[str]) -> "Iterator[str]":
+    """Names of the options, as parameters have them."""
+    for option in options:
+        if option.startswith("--"):
+            yield option[2:].partition("=")[0].replace("-", "_")
 
 
 def _unboxed(complaint: str) -> str:

@@ -3,7 +3,7 @@
 import json
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,15 @@ from titans.baselines import BaselineLM, load_model
 from titans.cli import corpus
 from titans.cli.findings import machine
 from titans.data.pieces import encoded, tokenizer_of
+from titans.data.tokenizer import ByteTokenizer
 from titans.errors import TitansError
+from titans.files import locked, writing
 from titans.models.language_model import TitansLM
 from titans.parsing import parse
 from titans.report.results import RESULTS_NAME, Results, TaskScore, read_results, write_results
 from titans.tasks.babilong import Babilong
 from titans.tasks.babilong_words import score_words
-from titans.tasks.catalogue import NEED_TEXT, TASKS, Choices
+from titans.tasks.catalogue import READ_TEXT, TASKS, Choices, hides_in_text
 from titans.tasks.sample import Task
 from titans.tasks.score import Score, score
 from titans.training.checkpoint import find_checkpoint
@@ -64,7 +66,6 @@ class Kept:
     """its name there"""
     task: str
     command: str
-    _results: Results = field(init=False)
 
     def begin(self) -> None:
         """Reads what is there and sees that it can be written.
@@ -72,10 +73,7 @@ class Kept:
         Raises:
             TitansError: the file is damaged, or cannot be written.
         """
-        there = (self.folder / RESULTS_NAME).exists()
-        results = read_results(self.folder) if there else Results(title="What models remember")
-        self._results = replace(results, machine=machine(), created=datetime.now(UTC).isoformat(timespec="seconds"))
-        write_results(self.folder, self._results)
+        self._write()
 
     def add(self, cell: Cell) -> None:
         """Writes a score down, in place of an earlier one of the same model, task, length and depth."""
@@ -90,9 +88,19 @@ class Kept:
             command=self.command,
         )
         new = parse(asdict(written), TaskScore)  # as it will be read again: a label may hold what cannot be printed
-        others = [score for score in self._results.scores if score.cell != new.cell]
-        self._results = replace(self._results, scores=[*others, new])
-        write_results(self.folder, self._results)
+        self._write(new)
+
+    def _write(self, *new: TaskScore) -> None:
+        """Adds scores to what is there by now: others may be writing too."""
+        with writing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with locked(self.folder):
+            there = (self.folder / RESULTS_NAME).exists()
+            results = read_results(self.folder) if there else Results(title="What models remember")
+            cells = {score.cell for score in new}
+            scores = [*(score for score in results.scores if score.cell not in cells), *new]
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            write_results(self.folder, replace(results, scores=scores, machine=machine(), created=now))
 
 
 def measure(
@@ -111,26 +119,34 @@ def measure(
         raise TitansError(f"there is no task {name!r}; choose one of {', '.join(TASKS)}")
     model = load_model(checkpoint).to(best_device())
     with tempfile.TemporaryDirectory() as spool:
-        if name in NEED_TEXT:
+        tokenizer = tokenizer_of(find_checkpoint(checkpoint))
+        if name in READ_TEXT:
+            choices = replace(choices, tokenizer=tokenizer)
+        elif not isinstance(tokenizer, ByteTokenizer):
+            raise TitansError(f"the task {name!r} has tokens of its own, and {checkpoint} reads pieces of words")
+        if hides_in_text(name, choices) and any(asked.lengths):
             held_out = haystack is None
             documents = corpus.held_out(checkpoint) if held_out else corpus.documents(haystack, spool=Path(spool))
-            tokenizer = tokenizer_of(find_checkpoint(checkpoint))
-            choices = replace(choices, haystack=encoded(documents, tokenizer), tokenizer=tokenizer)
-        return _cells(model, name, choices, asked, kept)
+            choices = replace(choices, haystack=encoded(documents, tokenizer))
+        try:
+            return _cells(model, name, choices, asked, kept)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("" if kept is None else f"what was measured is in {kept.folder}") from None
 
 
 def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Asked, kept: Kept | None) -> list[Cell]:
     depths = [None] if asked.depths is None else [n / max(1, asked.depths - 1) for n in range(asked.depths)]
     tasks = [(depth, TASKS[name](replace(choices, depth=depth))) for depth in depths]
-    vocabulary, known = tasks[0][1].vocab_size, model.config.vocab_size
-    if vocabulary != known:
+    vocabulary, others = tasks[0][1].vocab_size, model.config.vocab_size
+    if vocabulary != others:
         raise TitansError(
-            f"the task {name!r} has {vocabulary} tokens and the model knows {known}: it was trained with other tokens"
+            f"the task {name!r} has {vocabulary} tokens and the model knows {others}: it was trained with other tokens"
         )
     for length in asked.lengths:
         if 0 < length < tasks[0][1].shortest:
             raise TitansError(f"--length {length} is too short for {name}: it takes {tasks[0][1].shortest} tokens")
-    total = sum(asked.lengths) * asked.samples * len(depths)
+    known = 0 not in asked.lengths and choices.mode == "finetuned"  # facts alone and prompts are as long as they are
+    total = sum(asked.lengths) * asked.samples * len(depths) if known else None
     if kept is not None:
         kept.begin()
     cells = []
@@ -140,7 +156,7 @@ def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Ask
                 found = _scorer(model, one)(
                     length,
                     asked.samples,
-                    seed=asked.seed,
+                    seed=asked.seed if depth is None else (asked.seed, round(1000 * depth)),  # other samples at each
                     batch_size=asked.batch_size if length else 1,  # facts alone: each sample has its own length
                     piece=asked.piece,
                     progress=progress,
@@ -158,12 +174,13 @@ def _scorer(model: TitansLM | BaselineLM, task: Task) -> Callable[..., Score]:
     return partial(score, model, task)
 
 
-def show(name: str, cells: Sequence[Cell], *, as_json: bool) -> None:
-    """Prints the table, or the same as JSON."""
+def show(task: str, checkpoint: Path, seed: int, cells: Sequence[Cell], *, as_json: bool) -> None:
+    """Prints the table, or the same as JSON; task: with its kind."""
     if as_json:
-        print(json.dumps({"task": name, "scores": [cell.to_dict() for cell in cells]}, indent=2))
+        what = {"task": task, "checkpoint": str(checkpoint), "seed": seed}
+        print(json.dumps(what | {"scores": [cell.to_dict() for cell in cells]}, indent=2))
         return
-    table = Table(title=name)
+    table = Table(title=f"{task}, {checkpoint}")
     for heading in ("tokens", "depth", "samples", "right", "tokens right"):
         table.add_column(heading, justify="right")
     for cell in cells:

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import arg
+from tyro.conf import Suppress, arg
 
 from titans.cli import corpus
 from titans.cli.imports import import_torch
@@ -51,6 +51,7 @@ def run(
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: a new run)")] = None,
     json: bool = False,
     settings: Annotated[TrainConfig, arg(name="")] = TrainConfig(),  # noqa: B008 (it is frozen)
+    typed: Suppress[frozenset[str]] = frozenset(),
 ) -> None:
     """Trains, or goes on training.
 
@@ -65,10 +66,10 @@ def run(
         resume: folder of a run to go on with, with its own text, recipe and settings
         json: print the result as JSON
         settings: how to train
+        typed: names of the options that were given, also those given as they would be anyway
     """
     if resume is not None:
-        given = (text, out, recipe, preset, variant, baseline)
-        if any(option is not None for option in given) or settings != TrainConfig():
+        if typed - {"resume", "json"}:
             raise TitansError("--resume takes the text and every setting from the run: leave the other options out")
         import_torch()
         result = _resume(resume)
@@ -78,7 +79,7 @@ def run(
         raise TitansError("--out is missing: name a folder for the run, for example --out runs/first")
     else:
         import_torch()
-        result = _begin(text, out, recipe, preset, variant, baseline, settings)
+        result = _begin(text, out, recipe, preset, variant, baseline, settings, typed)
     _show(result, json)
 
 
@@ -90,6 +91,7 @@ def _begin(
     variant: str | None,
     baseline: "Name | None",
     settings: TrainConfig,
+    typed: frozenset[str],
 ) -> "TrainResult":
     import torch
 
@@ -107,7 +109,7 @@ def _begin(
         if text is not None and not recipe.reads_text:
             raise TitansError(f"the recipe {name!r} reads no text: leave --text out")
         config = recipe.config if preset is None else config.replace(vocab_size=recipe.config.vocab_size)
-        settings = _overridden(recipe.settings, settings)
+        settings = _overridden(recipe.settings, settings, typed)
     config = config.replace(variant=variant) if variant else config
     refuse_to_overwrite(out)
     with removed_on_failure(out, unless=out / LINK):
@@ -138,11 +140,9 @@ def _baseline(name: "Name", config: "TitansConfig") -> "BaselineLM":
     return BaselineLM(match_parameters(like, num_parameters(config)))
 
 
-def _overridden(settings: TrainConfig, given: TrainConfig) -> TrainConfig:
-    """A recipe's settings, and those from the command line that are not the defaults."""
-    default = TrainConfig()
-    every = {field.name: getattr(given, field.name) for field in fields(given)}
-    changed = {name: value for name, value in every.items() if value != getattr(default, name)}
+def _overridden(settings: TrainConfig, given: TrainConfig, typed: frozenset[str]) -> TrainConfig:
+    """A recipe's settings, and in place of some those that were typed."""
+    changed = {field.name: getattr(given, field.name) for field in fields(given) if field.name in typed}
     return replace(settings.for_steps(changed.get("steps", settings.steps)), **changed)
 
 

@@ -9,6 +9,12 @@ from titans.memory.arguments import check_devices, check_shapes
 from titans.models.loss import IGNORED
 
 
+def check_kept(logits_to_keep: int) -> None:
+    """Raises ValueError unless it is a number of positions."""
+    if type(logits_to_keep) is not int or logits_to_keep < 0:
+        raise ValueError(f"logits_to_keep is {logits_to_keep!r}; it must be a whole number, at least 0")
+
+
 def check_tokens(tokens: Tensor, vocab_size: int, **flags: Tensor | None) -> None:
     """Raises ValueError unless tokens is [B, T] int64 of at least one token, and each of `flags` [B, T] or None.
 

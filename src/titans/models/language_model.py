@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from titans.memory.kernels.step import Workspace
 from titans.memory.layout import compact, document_positions, take
 from titans.memory.norm import RMSNorm
-from titans.models.arguments import check_labels, check_state, check_tokens
+from titans.models.arguments import check_kept, check_labels, check_state, check_tokens
 from titans.models.attention import rotary_angles
 from titans.models.blocks import Block
 from titans.models.config import TitansConfig
@@ -61,16 +61,17 @@ class TitansLM(nn.Module):
             mask: [B, T], 0 where a token is absent (padding anywhere in the row); its logits are arbitrary.
             reset: [B, T], 1 where a new document begins (packed documents).
             logits_to_keep: predict at that many last positions only, as in transformers: to read a long text without
-                [T, vocab_size] numbers for each row. 0 for all.
+                [T, vocab_size] numbers for each row. 0, or more than there are, for all.
 
         Returns:
             logits [B, T, vocab_size], of the last positions if so wanted, and the state after the last token.
 
         Raises:
-            ValueError: tokens, mask, reset or state have the wrong shape or dtype, or a token id is out of range
-                (within torch.compile ids are not looked at).
+            ValueError: tokens, mask, reset or state have the wrong shape or dtype, a token id is out of range
+                (within torch.compile ids are not looked at), or logits_to_keep is no number of positions.
         """
         self._check(tokens, state, mask, reset)
+        check_kept(logits_to_keep)
         mask = None if mask is None else mask.to(tokens.device, torch.bool)
         reset = None if reset is None else reset.to(tokens.device, torch.bool)
         target = None

@@ -24,7 +24,7 @@ def score_words(
     length: int,
     samples: int,
     *,
-    seed: int = 0,
+    seed: int | tuple[int, ...] = 0,
     batch_size: int = 32,
     piece: int = PIECE,
     progress: Progress | None = None,

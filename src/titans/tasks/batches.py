@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from titans.data.batches import IGNORED, Batch, BatchSource
+from titans.parsing import require
 from titans.tasks.sample import Task
 
 
@@ -22,6 +23,9 @@ class Lengths:
     longest: int
     rise: int = 0
     """groups of samples until `longest` may come up; up to there the bound rises, octave by octave in equal time"""
+
+    def __post_init__(self) -> None:
+        require(self, "longest", self.longest >= self.shortest, f"at least {self.shortest}, the shortest sample's")
 
     def draw(self, group: int, random: np.random.Generator) -> int:
         """The length of all samples of a group; groups are counted from 0."""

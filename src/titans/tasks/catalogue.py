@@ -52,7 +52,7 @@ TASKS: dict[str, Callable[[Choices], Task]] = {
     "needles": lambda choices: needles(choices.kind, choices.haystack, choices.tokenizer, depth=choices.depth),
     "babilong": lambda choices: Babilong(
         choices.question,
-        Filler(choices.haystack),
+        Filler(choices.haystack) if choices.haystack else None,
         split="test",
         mode=choices.mode,
         tokenizer=choices.tokenizer,
@@ -65,7 +65,12 @@ TASKS: dict[str, Callable[[Choices], Task]] = {
     "fuzzy-recall": lambda _: FuzzyRecall(),
     "state-tracking": lambda choices: state_tracking(choices.problem, choices.tokens_each),
 }
-NEED_TEXT = ("needles", "babilong")
+READ_TEXT = ("needles", "babilong")  # in the model's tokens; the others have tokens of their own
+
+
+def hides_in_text(name: str, choices: Choices) -> bool:
+    """Whether the task needs a haystack: pk's is RULER's noise."""
+    return name in READ_TEXT and not (name == "needles" and choices.kind == "pk")
 
 
 def title(name: str, choices: Choices) -> str:

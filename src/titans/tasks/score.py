@@ -37,9 +37,9 @@ class Score:
         return asdict(self)
 
 
-def random_of(seed: int, length: int) -> np.random.Generator:
+def random_of(seed: int | tuple[int, ...], length: int) -> np.random.Generator:
     """Random numbers of the samples of an evaluation; those of training begin otherwise."""
-    return np.random.default_rng([_EVALUATION, seed, length])
+    return np.random.default_rng([_EVALUATION, *np.atleast_1d(seed).tolist(), length])
 
 
 def read(
@@ -67,7 +67,7 @@ def score(
     length: int,
     samples: int,
     *,
-    seed: int = 0,
+    seed: int | tuple[int, ...] = 0,
     batch_size: int = 32,
     piece: int = PIECE,
     progress: Progress | None = None,
