@@ -160,7 +160,9 @@ def read_json(path: str | Path) -> dict:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """While it holds no other process is in it for the same folder, which must be there. Windows has no such locks."""
+    """While it holds no other process is in it for the same folder, which is made. Windows has no such locks."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
     except ImportError:

@@ -17,7 +17,7 @@ from titans.cli.findings import machine
 from titans.data.pieces import encoded, tokenizer_of
 from titans.data.tokenizer import ByteTokenizer
 from titans.errors import TitansError
-from titans.files import locked, writing
+from titans.files import locked
 from titans.models.language_model import TitansLM
 from titans.parsing import parse
 from titans.report.results import RESULTS_NAME, Results, TaskScore, read_results, write_results
@@ -73,7 +73,8 @@ class Kept:
         Raises:
             TitansError: the file is damaged, or cannot be written.
         """
-        self._write()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._change(lambda results: replace(results, machine=machine(), created=now))
 
     def add(self, cell: Cell) -> None:
         """Writes a score down, in place of an earlier one of the same model, task, length and depth."""
@@ -88,19 +89,15 @@ class Kept:
             command=self.command,
         )
         new = parse(asdict(written), TaskScore)  # as it will be read again: a label may hold what cannot be printed
-        self._write(new)
+        self._change(lambda results: replace(results, scores=[*(s for s in results.scores if s.cell != new.cell), new]))
 
-    def _write(self, *new: TaskScore) -> None:
-        """Adds scores to what is there by now: others may be writing too."""
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+    def _change(self, change: Callable[[Results], Results]) -> None:
+        """Changes what is there by now: others may be writing too."""
         with locked(self.folder):
             there = (self.folder / RESULTS_NAME).exists()
-            results = read_results(self.folder) if there else Results(title="What models remember")
-            cells = {score.cell for score in new}
-            scores = [*(score for score in results.scores if score.cell not in cells), *new]
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            write_results(self.folder, replace(results, scores=scores, machine=machine(), created=now))
+            write_results(
+                self.folder, change(read_results(self.folder) if there else Results(title="What models remember"))
+            )
 
 
 def measure(
@@ -137,16 +134,16 @@ def measure(
 def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Asked, kept: Kept | None) -> list[Cell]:
     depths = [None] if asked.depths is None else [n / max(1, asked.depths - 1) for n in range(asked.depths)]
     tasks = [(depth, TASKS[name](replace(choices, depth=depth))) for depth in depths]
-    vocabulary, others = tasks[0][1].vocab_size, model.config.vocab_size
-    if vocabulary != others:
+    vocabulary, known = tasks[0][1].vocab_size, model.config.vocab_size
+    if vocabulary != known:
         raise TitansError(
-            f"the task {name!r} has {vocabulary} tokens and the model knows {others}: it was trained with other tokens"
+            f"the task {name!r} has {vocabulary} tokens and the model knows {known}: it was trained with other tokens"
         )
     for length in asked.lengths:
         if 0 < length < tasks[0][1].shortest:
             raise TitansError(f"--length {length} is too short for {name}: it takes {tasks[0][1].shortest} tokens")
-    known = 0 not in asked.lengths and choices.mode == "finetuned"  # facts alone and prompts are as long as they are
-    total = sum(asked.lengths) * asked.samples * len(depths) if known else None
+    exact = 0 not in asked.lengths and choices.mode == "finetuned"  # facts alone and prompts are as long as they are
+    total = sum(asked.lengths) * asked.samples * len(depths) if exact else None
     if kept is not None:
         kept.begin()
     cells = []

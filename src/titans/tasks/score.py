@@ -39,7 +39,7 @@ class Score:
 
 def random_of(seed: int | tuple[int, ...], length: int) -> np.random.Generator:
     """Random numbers of the samples of an evaluation; those of training begin otherwise."""
-    return np.random.default_rng([_EVALUATION, *np.atleast_1d(seed).tolist(), length])
+    return np.random.default_rng([_EVALUATION, seed, length])
 
 
 def read(

@@ -102,7 +102,7 @@ static void read_backward(Work *w) {
                 store(w->dwrite[g] + i * P + t, load(w->dwrite[g] + i * P + t) + dp * score);
                 store(w->square2 + i * P + t, score * write * load(w->over_n + t));
             }
-        by_token(w, dz, l);
+        by_token(w, w->t3, dz, l);
         /* de[o][i] -= sum_t dz[o][t] P[i][t]: by token of the chunk, [i][t] -> [t][i] */
         transpose_square(w, w->square3, w->square2);
         product_to((Epilogue){.scale_all = -1, .keep_all = 1, .part = LATER_SUM}, w->de[l], P, dz, P, 1, w->square3, P, w->out[l], C, P);
@@ -176,7 +176,7 @@ static void surprise_backward(Work *w) {
             store(w->de[l - 1] + i, de * load(w->back[l - 1] + i) * curvature);
             store(w->t2 + i, de * slope);
         }
-        by_token(w, w->e[l], l);
+        by_token(w, w->t3, w->e[l], l);
         product(dW, wide, w->t2, P, 1, w->t3, wide, w->in[l], C, w->columns[l], 1, 1);
         through(w, (Epilogue){.scale_all = 1, .keep_all = 1}, w->de[l], l, W, w->t2);
     }
@@ -215,7 +215,7 @@ static void surprise_backward(Work *w) {
         real *W = w->W + w->offset[l], *dW = w->dW + w->offset[l];
         long wide = w->wide[l];
         back_through(w, (Epilogue){.scale_all = 1, .keep_all = 1}, w->da[l], l, W, dz);
-        by_token(w, dz, l);
+        by_token(w, w->t3, dz, l);
         product(dW, wide, w->a[l], P, 1, w->t3, wide, w->in[l], C, w->columns[l], 1, 1);
         if (l == 0) break;
         for (long i = 0; i < w->in[l] * P; i += LANES)

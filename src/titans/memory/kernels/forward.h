@@ -239,13 +239,6 @@ static void read_out(Work *w, int again) {
     }
 }
 
-/* [d_out][P] of layer l to w->t3, [C][d_out padded]: the contraction over tokens wants it so. */
-static void by_token(Work *w, const real *from, long l) {
-    for (long c = 0; c < w->C; c++)
-        for (long o = w->out[l]; o < w->wide[l]; o++) w->t3[c * w->wide[l] + o] = 0;
-    transpose(w->t3, w->wide[l], from, w->P, w->out[l], w->C);
-}
-
 /* W and S at the end of a full chunk, in place (`close` of chunked.py). */
 static void close_chunk(Work *w) {
     long C = w->C, P = w->P, end = C - 1;
@@ -253,7 +246,7 @@ static void close_chunk(Work *w) {
     for (long l = 0; l < w->L; l++) {
         long g = gate_of(w, l), wide = w->wide[l];
         real *W = w->W + w->offset[l], *S = w->S + w->offset[l], over = w->over_n[end];
-        by_token(w, w->e[l], l);
+        by_token(w, w->t3, w->e[l], l);
         for (long t = 0; t < P; t += LANES) {
             V written = load(w->written[g] + t) * over, pushed = load(w->pushed[g] + t) * over;
             for (long f = 0; f < w->in[l]; f++) {

@@ -3,6 +3,13 @@
    Tokens run along the vectors. Where a chunk fills no more than half of one, the features do instead, for the length of
    the product: the numbers a vector wastes otherwise are most of it (at C = 4 twelve of sixteen). */
 
+/* [d_out][P] of layer l by token, [C][wide] with zeros behind d_out: as products that run along features want it. */
+static void by_token(const Work *w, real *to, const real *from, long l) {
+    for (long c = 0; c < w->C; c++)
+        for (long o = w->out[l]; o < w->wide[l]; o++) to[c * w->wide[l] + o] = 0;
+    transpose(to, w->wide[l], from, w->P, w->out[l], w->C);
+}
+
 static int is_thin(const Work *w) { return 2 * w->C <= LANES; }
 
 /* out = scale p + keep out, a scale and keep for each token. */
@@ -61,8 +68,8 @@ static void back_through(Work *w, Epilogue to, real *out, long l, const real *M,
     if (is_thin(w)) {
         long tokens = 1;
         while (tokens < w->C) tokens *= 2;
-        memset(w->thin, 0, tokens * wide * sizeof(real));
-        transpose(w->thin, wide, x, w->P, w->out[l], w->C);
+        by_token(w, w->thin, x, l);
+        memset(w->thin + w->C * wide, 0, (tokens - w->C) * wide * sizeof(real));
         for (long f = 0; f < w->in[l]; f += LANES / tokens) {
             long rows = w->in[l] - f;
             real *p = w->settled + f * LANES;
