@@ -355,6 +355,8 @@ def test_a_recipe_whose_model_reads_pieces(tmp_path, stories, many_words, capsys
     for verb in (("generate", "--prompt", "a"), ("inspect", "--prompt", "a"), ("eval", "--text", many_words)):
         assert run(verb[0], "--checkpoint", checkpoint, *verb[1:]) == 2
         assert "reads 2,048 pieces of words, not the 256 bytes" in capsys.readouterr().err
+    assert run("eval", "mqar", "--vocab-size", 2048, "--length", 64, "--checkpoint", checkpoint) == 2
+    assert "the task 'mqar' has tokens of its own" in capsys.readouterr().err
     TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(checkpoint)
     assert run("generate", "--checkpoint", checkpoint, "--prompt", "a") == 2
     assert "reads 256 pieces of words, not the 256 bytes" in capsys.readouterr().err
