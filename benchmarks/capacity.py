@@ -63,8 +63,8 @@ class Memory:
         return f"{kind}, width {self.dim}"
 
 
-# Three pairs of a matrix and deep memories of as many numbers (1,024, 2,048 and 8,192, to within 4 %), some of them as
-# wide as a matrix of another pair.
+# A matrix beside deep memories of as many numbers (1,024, 2,048 and 8,192, to within 4 %), some of them as wide as
+# another matrix.
 MEMORIES = {
     str(memory): memory
     for memory in (
@@ -75,6 +75,7 @@ MEMORIES = {
         Memory(32, depth=2),
         Memory(16, depth=2, expansion=4),
         Memory(90),
+        Memory(64, depth=2),
         Memory(32, depth=2, expansion=4),
     )
 }
