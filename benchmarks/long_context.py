@@ -2,8 +2,8 @@
 
 Every step is a command of `titans` that can be typed by itself: one `titans train` per model, rate and seed, then one
 `titans eval` per question. Runs, their scores and logs are in --runs, the scores of all in
-docs/results/RECIPE/results.json, from which `titans report` makes a page. What is done is kept: the same command goes
-on where it was interrupted, and models, seeds and longer texts can be added.
+docs/results/RECIPE/results.json, with a page and a picture of them beside it. What is done is kept: the same command
+goes on where it was interrupted, and models, seeds and longer texts can be added.
 
     python benchmarks/long_context.py needles --models mag lmm --seeds 0 1 2 --text books --haystack held_out.txt
     python benchmarks/long_context.py parity --models lmm attention llama mamba2
@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
+
+from long_context_page import write_page
 
 from titans.baselines import load_model
 from titans.cli.processors import processors
@@ -253,7 +255,7 @@ def main(given: Sequence[str] | None = None) -> None:
         failed = [str(error) for future in as_completed(waiting) if (error := future.exception()) is not None]
     if failed:
         raise SystemExit("\n".join(failed))
-    print(f"{table.folder / RESULTS_NAME}; titans report {table.folder} draws it")
+    print(write_page(table.folder))
 
 
 def _folder(model: str, seed: int, rate: float | None) -> str:

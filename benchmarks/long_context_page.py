@@ -1,0 +1,257 @@
+"""What the runs of long_context.py say together: a page of tables, every seed in them, and a picture of their means."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from statistics import fmean
+
+from gain_summary import markdown_table
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from titans.files import write_text
+from titans.report.figures import pooled_accuracy, short_count
+from titans.report.results import ModelSummary, Results, TaskScore, read_results
+from titans.report.style import (
+    BLUE,
+    GREEN,
+    INK,
+    LIGHT_BLUE,
+    LIGHT_ORANGE,
+    MUTED,
+    ORANGE,
+    PURPLE,
+    LineStyle,
+    save_svg,
+    styled,
+)
+
+PAGE, PICTURE = "README.md", "by_length.svg"
+ACROSS, PANEL = 3, (2.9, 2.2)  # panels in a row of the picture; inches of one
+
+STYLES = {
+    "Titans (MAC)": LineStyle(BLUE),
+    "Titans (MAG)": LineStyle(LIGHT_BLUE, marker="s"),
+    "Titans (MAL)": LineStyle(PURPLE, marker="D"),
+    "Titans (LMM)": LineStyle(GREEN, marker="P"),
+    "control": LineStyle(ORANGE, "--", "^"),
+    "Llama": LineStyle(LIGHT_ORANGE, "--", "v"),
+    "Llama, sliding window": LineStyle(ORANGE, "--", "v"),
+    "Mamba": LineStyle(MUTED, "--", "<"),
+    "Mamba-2": LineStyle(MUTED, "--", ">"),
+    "Gated DeltaNet": LineStyle(INK, "--", "X"),
+    "hybrid": LineStyle(LIGHT_ORANGE, "--", "*"),
+}
+"""Full lines have the memory."""
+
+Shares = dict[str, dict[str, dict[int, float]]]
+"""Share right by task, run and length."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One model at one learning rate, with all its seeds.
+
+    Attributes:
+        label: its name in the table.
+        models: names of its runs in the results, by seed.
+    """
+
+    label: str
+    models: dict[int, str]
+
+    @property
+    def kind(self) -> str:
+        """Its name without the rate."""
+        return self.label.split(", rate ")[0]
+
+
+def contenders(names: Iterable[str]) -> list[Contender]:
+    """The runs' names, "LABEL, seed N", by label."""
+    found: dict[str, dict[int, str]] = {}
+    for name in names:
+        parts = re.fullmatch(r"(.+), seed (\d+)", name)
+        assert parts is not None, name
+        found.setdefault(parts[1], {})[int(parts[2])] = name
+    labels = sorted(found, key=lambda label: (not label.startswith("Titans"), label))
+    return [Contender(label, dict(sorted(found[label].items()))) for label in labels]
+
+
+def right(scores: Iterable[TaskScore]) -> Shares:
+    """Over all depths: of a word problem, which asks after every element, the share of the products, else of the
+    samples. BABILong's tasks have a mean as well, where all were asked."""
+    found: dict[str, dict[str, list[TaskScore]]] = {}
+    for score in scores:
+        found.setdefault(score.task, {}).setdefault(score.model, []).append(score)
+    shares = {task: {run: _shares(task, own) for run, own in runs.items()} for task, runs in sorted(found.items())}
+    questions = [runs for task, runs in shares.items() if task.startswith("babilong")]
+    return shares | ({} if len(questions) < 2 else {"babilong, mean": _means(questions)})
+
+
+def page(results: Results, shares: Shares) -> str:
+    """The page as Markdown."""
+    found = contenders(results.models)
+    machine = results.machine
+    made = "" if machine is None else f"{machine.processor}, Python {machine.python}, torch {machine.torch}. "
+    samples = {(s.task, s.length): _asked(results.scores, s.task, s.length) for s in results.scores}
+    parts = [
+        f"# {results.title}",
+        "Written by `benchmarks/long_context.py`. What it means is said in [tasks](../../tasks.md), what measured each "
+        f"number in [results.json](results.json). {made}All of it again:",
+        f"    {results.command}",
+        "Share right in %: of the samples as a whole, of the products in a word problem. A number for each seed, in "
+        "the order of the first table. The picture has their means, and bars from the lowest to the highest.",
+        f"![Share right by length]({PICTURE})",
+        _models_table(found, results.models),
+        *(f"## {task}\n\n{_task_table(task, found, models, samples)}" for task, models in shares.items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(results: Results, shares: Shares, path: Path) -> None:
+    """A panel for each task; a line for each model, at the rate where it is best on average."""
+    found = best_rates(contenders(results.models), shares)
+    styles = {one.label: STYLES[one.kind] for one in found}
+    down = ceil(len(shares) / ACROSS)
+    legend = 0.22 * ceil(len(found) / ACROSS) + 0.1
+    width, height = PANEL[0] * min(ACROSS, len(shares)), PANEL[1] * down + legend
+    with styled():
+        figure = Figure(figsize=(max(width, 2 * PANEL[0]), height), layout="constrained")
+        panels = figure.subplots(down, min(ACROSS, len(shares)), squeeze=False, sharey=True)
+        for axes, (task, models) in zip(panels.flat, shares.items(), strict=False):
+            _panel(axes, task, models, found, styles)
+        for axes in panels.flat[len(shares) :]:
+            axes.set_axis_off()
+        figure.legend(
+            [Line2D([], [], color=s.color, linestyle=s.dash, marker=s.marker) for s in styles.values()],
+            list(styles),
+            loc="outside upper left",
+            ncols=ACROSS,
+            frameon=False,
+            fontsize=9,
+        )
+        save_svg(figure, path)
+
+
+def best_rates(found: Sequence[Contender], shares: Shares) -> list[Contender]:
+    """Of each model the rate with the highest mean, over what was asked at every rate of it."""
+    best: dict[str, list[Contender]] = {}
+    for one in found:
+        best.setdefault(one.kind, []).append(one)
+    chosen = []
+    for rates in best.values():
+        cells = [{key for name in one.models.values() for key in _cells(shares, name)} for one in rates]
+        common = set.intersection(*cells)
+        chosen.append(max(rates, key=lambda one: _mean(one, shares, common)))
+    return chosen
+
+
+def write_page(folder: Path) -> Path:
+    """Reads the folder's results, and writes page and picture beside them. Returns the page's path."""
+    results = read_results(folder)
+    shares = right(results.scores)
+    draw(results, shares, folder / PICTURE)
+    write_text(folder / PAGE, page(results, shares))
+    return folder / PAGE
+
+
+def _means(tasks: Sequence[dict[str, dict[int, float]]]) -> dict[str, dict[int, float]]:
+    runs = set.intersection(*(set(runs) for runs in tasks))
+    return {
+        run: {length: fmean(runs[run][length] for runs in tasks) for length in sorted(_common(tasks, run))}
+        for run in sorted(runs)
+    }
+
+
+def _common(tasks: Sequence[dict[str, dict[int, float]]], run: str) -> set[int]:
+    return set.intersection(*(set(runs[run]) for runs in tasks))
+
+
+def _shares(task: str, scores: Sequence[TaskScore]) -> dict[int, float]:
+    if not task.startswith("state-tracking"):
+        return pooled_accuracy(scores)
+    return {s.length: s.tokens_accuracy for s in scores if s.tokens_accuracy is not None}
+
+
+def _cells(shares: Shares, name: str) -> set[tuple[str, int]]:
+    return {(task, length) for task, models in shares.items() for length in models.get(name, {})}
+
+
+def _mean(one: Contender, shares: Shares, cells: set[tuple[str, int]]) -> float:
+    values = [
+        shares[task][name][length]
+        for task, length in cells
+        for name in one.models.values()
+        if length in shares[task].get(name, {})
+    ]
+    return fmean(values) if values else 0.0
+
+
+def _models_table(found: Sequence[Contender], models: dict[str, ModelSummary]) -> str:
+    rows = []
+    for one in found:
+        own = [models[name] for name in one.models.values()]
+        seeds, seconds = ", ".join(map(str, one.models)), ", ".join(f"{summary.train_seconds:,.0f}" for summary in own)
+        rows.append([one.label, seeds, f"{own[0].parameters:,}", f"{own[0].train_tokens / 1e6:.1f} M", seconds])
+    return markdown_table(["model", "seeds", "parameters", "training tokens", "seconds of training"], rows)
+
+
+def _task_table(
+    task: str,
+    found: Sequence[Contender],
+    models: dict[str, dict[int, float]],
+    samples: dict[tuple[str, int], str],
+) -> str:
+    lengths = sorted({length for own in models.values() for length in own})
+    rows = []
+    for one in found:
+        if any(name in models for name in one.models.values()):
+            cells = [[models.get(name, {}).get(length) for name in one.models.values()] for length in lengths]
+            rows.append([one.label, *(", ".join(map(_percent, cell)) for cell in cells)])
+    asked = [samples.get((task, length)) for length in lengths]
+    rows += [] if None in asked else [["*samples*", *(f"*{count}*" for count in asked)]]
+    return markdown_table(["model", *(f"{length:,}" for length in lengths)], rows)
+
+
+def _asked(scores: Iterable[TaskScore], task: str, length: int) -> str:
+    """Of each run: how many samples, over all depths."""
+    counts: dict[str, int] = {}
+    for score in scores:
+        if (score.task, score.length) == (task, length):
+            counts[score.model] = counts.get(score.model, 0) + score.samples
+    few, many = min(counts.values()), max(counts.values())
+    return str(few) if few == many else f"{few} to {many}"
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.0f}"
+
+
+def _panel(
+    axes: Axes,
+    task: str,
+    models: dict[str, dict[int, float]],
+    found: Sequence[Contender],
+    styles: dict[str, LineStyle],
+) -> None:
+    lengths = sorted({length for own in models.values() for length in own})
+    for one in found:
+        by_length = {
+            length: [100 * models[name][length] for name in one.models.values() if length in models.get(name, {})]
+            for length in lengths
+        }
+        there = {lengths.index(length): values for length, values in by_length.items() if values}
+        if there:
+            means = [fmean(values) for values in there.values()]
+            bars = [
+                [mean - min(values) for mean, values in zip(means, there.values(), strict=True)],
+                [max(values) - mean for mean, values in zip(means, there.values(), strict=True)],
+            ]
+            color, dash, marker = styles[one.label]
+            axes.errorbar([*there], means, bars, color=color, linestyle=dash, marker=marker, elinewidth=0.8)
+    axes.set_title(task, loc="left", fontsize=9.5, color=INK)
+    axes.set_xticks(range(len(lengths)), [short_count(length) for length in lengths])
+    axes.set_ylim(-4, 104)
