@@ -125,7 +125,7 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
         TitansError: the file is missing, unreadable, truncated, foreign, or of another kind.
     """
     path = Path(path)
-    with _readable(path), safe_open(path, framework="pt") as file:
+    with reading(path), safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if "titans" not in metadata:
             raise TitansError(f"{path} was not written by titans; it cannot be loaded as a {kind}: name another file")
@@ -151,7 +151,7 @@ def check_layout(path: str | Path, header: dict, layout: int) -> None:
 def read_json(path: str | Path) -> dict:
     """Reads a JSON object; errors as in `load_tensors`."""
     path = Path(path)
-    with _readable(path):
+    with reading(path):
         value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
         raise TitansError(f"{path} should hold a JSON object, not a {type(value).__name__}")
@@ -177,7 +177,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _readable(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Iterator[None]:
+    """What goes wrong with the file while it is read, or lies in it, becomes one clear TitansError."""
     if not path.exists():
         raise TitansError(f"{path} does not exist: check the path, or whether its folder was copied whole")
     if path.is_dir():

@@ -10,7 +10,7 @@ import torch
 
 from titans.baselines import BaselineLM, load_model
 from titans.cli.main import main
-from titans.data.pieces import PieceTokenizer, tokenizer_of
+from titans.data.pieces import PieceTokenizer, learn_pieces, tokenizer_of
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.report.results import Results, read_results, write_results
@@ -357,10 +357,23 @@ def test_a_recipe_whose_model_reads_pieces(tmp_path, stories, many_words, capsys
         assert "reads 2,048 pieces of words, not the 256 bytes" in capsys.readouterr().err
     assert run("eval", "mqar", "--vocab-size", 2048, "--length", 64, "--checkpoint", checkpoint) == 2
     assert "the task 'mqar' has tokens of its own" in capsys.readouterr().err
+
+    learn_pieces([many_words.read_text().replace("a", "z")], 2048).save(checkpoint)
+    assert run("eval", "babilong", *asked, 64) == 2
+    assert "tokenizer.json is not the one that its model was trained with" in capsys.readouterr().err
+    assert run("train", "--resume", tmp_path / "run") == 2
+    assert "tokenizer.json is not the one that its model was trained with" in capsys.readouterr().err
+    (checkpoint / "tokenizer.json").unlink()
+    assert run("eval", "babilong", *asked, 64) == 2
+    assert "tokenizer.json is missing" in capsys.readouterr().err
+    tokenizer.save(checkpoint)
+    assert run("eval", "babilong", *asked, 64) == 0
+
     TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(checkpoint)
     assert run("generate", "--checkpoint", checkpoint, "--prompt", "a") == 2
     assert "reads 256 pieces of words, not the 256 bytes" in capsys.readouterr().err
-    (checkpoint / "tokenizer.json").unlink()
+    for name in ("tokenizer.json", "training.json"):  # a model that was saved by itself
+        (checkpoint / name).unlink()
     TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2, vocab_size=2048)).save(checkpoint)
     assert run("eval", "babilong", "--checkpoint", checkpoint, "--haystack", many_words, "--length", 64) == 2
     assert "has 256 tokens and the model knows 2048" in capsys.readouterr().err

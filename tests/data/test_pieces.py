@@ -52,18 +52,15 @@ def test_saved_and_loaded(pieces, tmp_path):
     assert found.encode(TEXTS[2]).tolist() == pieces.encode(TEXTS[2]).tolist()
 
 
-@pytest.mark.parametrize("damage", ["", "{", json.dumps({"version": "1.0"})])
+@pytest.mark.parametrize("damage", [b"", b"{", json.dumps({"version": "1.0"}).encode(), b"\xff"])
 def test_a_damaged_file(pieces, tmp_path, damage):
-    (tmp_path / TOKENIZER_NAME).write_text(damage)
-    with pytest.raises(TitansError, match=r"tokenizer.json is damaged \(.*\): copy it again"):
+    (tmp_path / TOKENIZER_NAME).write_bytes(damage)
+    with pytest.raises(TitansError, match=r"tokenizer.json is damaged, .*: copy or make it again"):
         PieceTokenizer.load(tmp_path)
 
 
-def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(TitansError, match=r"cannot read .*tokenizer.json \(.*\): copy it again"):
-        PieceTokenizer.load(tmp_path)
-    (tmp_path / TOKENIZER_NAME).write_bytes(b"\xff")
-    with pytest.raises(TitansError, match=r"cannot read .*tokenizer.json \(.*\): copy it again"):
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(TitansError, match=r"tokenizer.json does not exist: check the path"):
         PieceTokenizer.load(tmp_path)
 
 

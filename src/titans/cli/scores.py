@@ -14,7 +14,7 @@ from rich.table import Table
 from titans.baselines import BaselineLM, load_model
 from titans.cli import corpus
 from titans.cli.findings import machine
-from titans.data.pieces import encoded, tokenizer_of
+from titans.data.pieces import encoded
 from titans.data.tokenizer import ByteTokenizer
 from titans.errors import TitansError
 from titans.files import locked
@@ -26,7 +26,7 @@ from titans.tasks.babilong_words import score_words
 from titans.tasks.catalogue import READ_TEXT, TASKS, Choices, hides_in_text
 from titans.tasks.sample import Task
 from titans.tasks.score import Score, score
-from titans.training.checkpoint import find_checkpoint
+from titans.training.checkpoint import find_checkpoint, read_tokenizer
 from titans.training.model import best_device
 from titans.training.progress import Progress
 
@@ -116,7 +116,7 @@ def measure(
         raise TitansError(f"there is no task {name!r}; choose one of {', '.join(TASKS)}")
     model = load_model(checkpoint).to(best_device())
     with tempfile.TemporaryDirectory() as spool:
-        tokenizer = tokenizer_of(find_checkpoint(checkpoint))
+        tokenizer = read_tokenizer(find_checkpoint(checkpoint))
         if name in READ_TEXT:
             choices = replace(choices, tokenizer=tokenizer)
         elif not isinstance(tokenizer, ByteTokenizer):

@@ -148,16 +148,15 @@ def _overridden(settings: TrainConfig, given: TrainConfig, typed: frozenset[str]
 
 def _resume(run: Path) -> "TrainResult":
     from titans.baselines import load_model
-    from titans.data.pieces import tokenizer_of
     from titans.tasks.recipes import recipe as recipe_of
-    from titans.training.checkpoint import find_checkpoint, read_settings
+    from titans.training.checkpoint import find_checkpoint, read_settings, read_tokenizer
 
     checkpoint = find_checkpoint(run)
     settings = read_settings(checkpoint)
     name = corpus.recipe_of(run)
     recipe = None if name is None else recipe_of(name)
     sides = _sides(recipe, lambda: corpus.remembered(run), settings.seed)
-    return _train(load_model(checkpoint), *sides, recipe, tokenizer_of(checkpoint), settings, run, resume=True)
+    return _train(load_model(checkpoint), *sides, recipe, read_tokenizer(checkpoint), settings, run, resume=True)
 
 
 def _sides(

@@ -17,7 +17,7 @@ import numpy as np
 from titans.data.batches import TokenDocument
 from titans.data.tokenizer import ByteTokenizer, Tokenizer
 from titans.errors import TitansError
-from titans.files import write_atomically
+from titans.files import reading, write_atomically
 
 if TYPE_CHECKING:
     import tokenizers
@@ -58,14 +58,12 @@ class PieceTokenizer:
         """
         path = Path(folder) / TOKENIZER_NAME
         library = _library(f"{path} is read by it")
-        try:
+        with reading(path):
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise TitansError(f"cannot read {path} ({error}): copy it again") from error
-        try:
-            return cls(library.Tokenizer.from_str(text))
-        except Exception as error:  # the library raises no class of its own
-            raise TitansError(f"{path} is damaged ({error}): copy it again") from error
+            try:
+                return cls(library.Tokenizer.from_str(text))
+            except Exception as error:  # the library raises no class of its own
+                raise ValueError(error) from error
 
 
 def learn_pieces(texts: Iterable[str], vocab_size: int) -> PieceTokenizer:

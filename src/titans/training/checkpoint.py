@@ -11,19 +11,21 @@ A checkpoint is written to a temporary folder and renamed; then the link is repl
 the old checkpoint or the new one.
 """
 
+import hashlib
 import os
 import secrets
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from titans.data.pieces import TOKENIZER_NAME
+from titans.data.pieces import TOKENIZER_NAME, tokenizer_of
+from titans.data.tokenizer import Tokenizer
 from titans.errors import TitansError
-from titans.files import load_tensors, read_json, save_tensors, write_json, writing
+from titans.files import load_tensors, read_json, reading, save_tensors, write_json, writing
 from titans.parsing import parse
 from titans.training.config import TrainConfig
 from titans.training.model import CarriedState, StatefulModel, device_of
@@ -46,6 +48,8 @@ class Progressed:
     """what the next line of metrics.jsonl has gathered so far, and the totals"""
     metrics_bytes: int
     """length of metrics.jsonl"""
+    tokenizer: str | None = None
+    """SHA-256 of tokenizer.json (`save_checkpoint` fills it in); None: there was none"""
 
 
 def find_checkpoint(folder: str | Path) -> Path:
@@ -84,9 +88,10 @@ def save_checkpoint(
             temporary = run / f".{LINK}-{secrets.token_hex(4)}.tmp"
             try:
                 temporary.mkdir()  # with the rights that the user gives to new folders
-                _write(temporary, model, optimizer, state, progressed)
                 if (run / TOKENIZER_NAME).exists():
                     shutil.copyfile(run / TOKENIZER_NAME, temporary / TOKENIZER_NAME)
+                progressed = replace(progressed, tokenizer=_tokenizer_hash(temporary))
+                _write(temporary, model, optimizer, state, progressed)
                 _flush_folder(temporary)
                 temporary.rename(target)
             finally:
@@ -144,6 +149,28 @@ def read_progress(checkpoint: Path) -> Progressed:
         return parse(values, Progressed, all_known=True)
     except ValueError as error:
         raise TitansError(f"{path} is damaged or of another version of titans: {error}") from error
+
+
+def read_tokenizer(checkpoint: Path) -> Tokenizer:
+    """What the model of a checkpoint reads, which is what it was trained on.
+
+    Raises:
+        TitansError: its tokenizer.json is missing, damaged or another one, or tokenizers is not installed.
+    """
+    if (checkpoint / "training.json").exists() and (trained_on := read_progress(checkpoint).tokenizer) is not None:
+        found = _tokenizer_hash(checkpoint)
+        if found != trained_on:
+            what = "is not the one that its model was trained with" if found else "is missing"
+            raise TitansError(f"{checkpoint / TOKENIZER_NAME} {what}: copy the checkpoint again, as a whole")
+    return tokenizer_of(checkpoint)
+
+
+def _tokenizer_hash(folder: Path) -> str | None:
+    path = folder / TOKENIZER_NAME
+    if not path.exists():
+        return None
+    with reading(path):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _write(
