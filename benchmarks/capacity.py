@@ -42,7 +42,7 @@ SAMPLES, EVAL_SEED = 200, 5
 
 @dataclass(frozen=True)
 class Memory:
-    """What is compared: width of the model and shape of its memory."""
+    """What is compared: width of the model and shape of its memory, in names "depth 2 (4x)" for an expansion of 4."""
 
     dim: int
     depth: int = 1
@@ -59,7 +59,7 @@ class Memory:
     def __str__(self) -> str:
         if self.vector:
             return f"vector, width {self.dim}"
-        kind = "matrix" if self.depth == 1 else f"depth {self.depth}, expansion {self.expansion}"
+        kind = "matrix" if self.depth == 1 else f"depth {self.depth} ({self.expansion}x)"
         return f"{kind}, width {self.dim}"
 
 
