@@ -17,22 +17,16 @@ from titans.memory.gates import FORGET_MARGIN, STEP_MARGIN
 from titans.memory.layer import GateProjections, closing
 from titans.training.model import StatefulModel
 
-LEAK = 0.1
-"""A step gate further open than this is open on purpose and pays no more for it."""
 TRACE = 0.01
-"""The scale on which what forgetting costs rises fastest. Every forget gate pays, an open one little more than one
-that is half open: one token in two hundred that forgets a fifth is nothing in training, and all after 16,000 tokens."""
+"""The scale on which what an open gate costs rises fastest. An open one pays little more than one that is half open.
+It still has a slope: a token in twenty that writes for nothing is hardly felt in training, and loses needles later."""
 
 HORIZON = 1000.0
 """Tokens. A momentum whose surprise fades over as many costs nine tenths, one that fades over ten a third."""
 
 
-def _writing(logits: Tensor) -> Tensor:
-    return (closing(torch.sigmoid(logits), STEP_MARGIN) / LEAK).clamp_max(1)
-
-
-def _forgetting(logits: Tensor) -> Tensor:
-    return torch.log1p(closing(torch.sigmoid(logits), FORGET_MARGIN) / TRACE) / math.log1p(1 / TRACE)
+def _opening(margin: float) -> Callable[[Tensor], Tensor]:
+    return lambda logits: torch.log1p(closing(torch.sigmoid(logits), margin) / TRACE) / math.log1p(1 / TRACE)
 
 
 def _carrying(logits: Tensor) -> Tensor:
@@ -44,10 +38,10 @@ def _carrying(logits: Tensor) -> Tensor:
 def watched(model: StatefulModel) -> Iterator[Callable[[], Tensor]]:
     """Within, a function that gives the openness of all gates that `model` has used: a scalar with gradients.
 
-    The means over tokens, heads and memories of min(theta / LEAK, 1), theta as a share of its upper end and before
-    momentum takes its part, of log(1 + alpha / TRACE) / log(1 + 1 / TRACE), and of what momentum carries, which rises
-    with the logarithm of its horizon 1 / (1 - eta) from 0 at eta = 0 to 1 at eta = 1, added up: from 0 to 3. 0 for a
-    model without memories.
+    The means over tokens, heads and memories of log(1 + gate / TRACE) / log(1 + 1 / TRACE) for alpha and for theta (as
+    a share of its upper end, before momentum takes its part), and of what momentum carries, which rises with the
+    logarithm of its horizon 1 / (1 - eta) from 0 at eta = 0 to 1 at eta = 1, added up: from 0 to 3. 0 for a model
+    without memories.
     """
     steps, forgets, carries = [], [], []
 
@@ -61,8 +55,8 @@ def watched(model: StatefulModel) -> Iterator[Callable[[], Tensor]]:
     for gates in model.modules():
         if isinstance(gates, GateProjections):
             for gate, kind, cost in (
-                (gates.step, steps, _writing),
-                (gates.forget, forgets, _forgetting),
+                (gates.step, steps, _opening(STEP_MARGIN)),
+                (gates.forget, forgets, _opening(FORGET_MARGIN)),
                 (gates.momentum, carries, _carrying),
             ):
                 if gate is not None:
