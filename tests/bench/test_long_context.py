@@ -68,6 +68,7 @@ def test_models_are_trained_and_asked_once(tmp_path, ran, work, capsys):
     assert "--baseline llama --seed 3" in ran[2]
     found = read_results(tmp_path / "results" / "parity")
     assert [(s.model, s.length) for s in found.scores] == [("Titans (LMM), seed 3", 8), ("Llama, seed 3", 8)]
+    assert "| Llama | 3 |" in (tmp_path / "results" / "parity" / "README.md").read_text()
     small, large = (model.parameters for model in found.models.values())
     assert small > 0
     assert large > 0
