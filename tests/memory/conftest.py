@@ -12,12 +12,6 @@ from titans.memory import MemoryNetwork, MemoryState, Norm, chunk_titans
 from titans.memory.arguments import MemoryOperation
 
 
-@pytest.fixture(autouse=True)
-def lasting_momentum(monkeypatch) -> None:
-    """eta begins at 1/2: where it really begins, momentum and the guard have little to do in fresh memories."""
-    monkeypatch.setattr("titans.memory.layer.MOMENTUM_START", 0.0)
-
-
 @dataclass(frozen=True)
 class Case:
     """One combination of everything that an operation can be asked for."""

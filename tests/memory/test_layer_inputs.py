@@ -174,6 +174,8 @@ def test_a_state_of_another_batch_or_precision_is_refused(memory):
         ("conv_size", 0),
         ("activation", "tanh"),
         ("gate_granularity", "token"),
+        ("initial_momentum", 0.0),
+        ("initial_momentum", 1.0),
         ("max_step", 0.0),
         ("max_step", 4.1),
         ("max_step", float("nan")),

@@ -40,12 +40,6 @@ MODELS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def lasting_momentum(monkeypatch) -> None:
-    """eta begins at 1/2: where it really begins, momentum and the guard have little to do in fresh memories."""
-    monkeypatch.setattr("titans.memory.layer.MOMENTUM_START", 0.0)
-
-
 @pytest.fixture
 def new_config():
     return make_config

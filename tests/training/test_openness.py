@@ -73,12 +73,12 @@ def test_its_gradient_reaches_every_gate_and_less_of_one_that_is_open() -> None:
 
 def test_where_gates_begin() -> None:
     torch.manual_seed(0)
-    gates = GateProjections(8, MemoryConfig(num_heads=3, depth=1), MemoryNetwork(4, depth=1))
+    gates = GateProjections(8, MemoryConfig(num_heads=3, depth=1, initial_momentum=0.05), MemoryNetwork(4, depth=1))
     g, log_eta, theta = gates(torch.zeros(1, 1, 8))
     assert log_eta is not None
     eta = log_eta.exp().flatten()
     assert (1 - g.exp()).flatten().tolist() == pytest.approx([0.001, 0.01, 0.1], rel=1e-3)
-    assert eta.tolist() == pytest.approx([0.0474] * 3, rel=1e-3)
+    assert eta.tolist() == pytest.approx([0.05] * 3)
     assert theta.flatten().tolist() == pytest.approx((0.5 * (1 - eta)).tolist())
 
 

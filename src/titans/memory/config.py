@@ -33,6 +33,8 @@ class MemoryConfig:
     """taps of the causal depthwise convolution after the query, key and value projections"""
     momentum: bool = True
     """carry past surprise (eta); off: eq. 8 instead of eq. 9-10"""
+    initial_momentum: float = 0.5
+    """eta at a zero input, before training; low where a write has to be over before the next one"""
     forgetting: bool = True
     """decay the memory (alpha); off: eq. 9-10 instead of eq. 13-14"""
     convolution: bool = True
@@ -47,6 +49,7 @@ class MemoryConfig:
         require(self, "depth", 1 <= self.depth <= 4, "1, 2, 3 or 4")
         allowed = "above 0 and at most 4" if self.guard else "above 0 and at most 2 without the guard"
         require(self, "max_step", 0 < self.largest_step <= (4 if self.guard else 2), allowed)
+        require(self, "initial_momentum", 0 < self.initial_momentum < 1, "above 0 and below 1")
         require(self, "guard_limit", 0 < self.guard_limit < 2, "above 0 and below 2")
 
     @property

@@ -40,7 +40,6 @@ _OPERATIONS: dict[str, MemoryOperation] = {
 }
 # The memory begins as good as empty: what it is not yet sure of should not have to be unlearned first.
 LAST_LAYER_SCALE = 0.02
-MOMENTUM_START = -3.0  # in front of its sigmoid: eta begins at 0.05, for whatever needs more to raise (docs/lab-log.md)
 CHANNEL_GATE_RANK = 32  # of the low-rank projection behind channel-wise gates (as reported in arXiv 2504.13173)
 
 
@@ -373,7 +372,7 @@ class GateProjections(nn.Module):
         channels = sum(d_in for d_in, _ in network.layer_dims)
         self.num_forget = channels if config.gate_granularity == "channel" and config.forgetting else depth
         self.step = _gate(dim, heads * depth, torch.zeros(heads * depth))
-        start = torch.full((heads * depth,), MOMENTUM_START)
+        start = torch.logit(torch.full((heads * depth,), config.initial_momentum))
         self.momentum = _gate(dim, heads * depth, start) if config.momentum else None
         if not config.forgetting:
             self.forget = None

@@ -139,7 +139,7 @@ def _mqar(_documents: Sequence[TokenDocument], settings: TrainConfig, _tokenizer
 # About a million parameters over bytes, which sees 64 of them. One memory, in the second block, whose keys are the
 # last fifteen bytes: in a UUID one or two are not enough to tell what comes next, and eleven are all digits where the
 # last of its groups ends. In chunks of four: its keys resemble each other, and gradients that do not see each other go
-# too far together (docs/lab-log.md).
+# too far together. With little momentum at first: a digit's write is in the way of the next (docs/lab-log.md).
 _SMALL = TitansConfig(
     dim=192,
     num_layers=2,
@@ -147,7 +147,7 @@ _SMALL = TitansConfig(
     window_size=64,
     segment_size=64,
     memory_layers=(1,),
-    memory=MemoryConfig(num_heads=1, depth=1, chunk_size=4, conv_size=16),
+    memory=MemoryConfig(num_heads=1, depth=1, chunk_size=4, conv_size=16, initial_momentum=0.05),
 )
 
 # Two memories, so that a second can look up what a first has found: who has the apple, and where she is. A fact has
