@@ -6,6 +6,7 @@ from concurrent.futures import Future
 import long_context
 import pytest
 from long_context import LABELS, QUESTIONS, Question
+from long_context_page import STYLES
 
 from titans.baselines.config import NAMES
 from titans.cli.main import main
@@ -108,6 +109,7 @@ def test_an_interrupted_training_goes_on(tmp_path, ran, work, monkeypatch, capsy
 def test_every_recipe_and_model_is_known():
     assert set(QUESTIONS) <= set(RECIPES)
     assert set(LABELS) == {*VARIANTS, *NAMES}
+    assert set(LABELS.values()) == set(STYLES)
     assert {question.task.split()[0] for questions in QUESTIONS.values() for question in questions} <= set(TASKS)
     text = QUESTIONS["needles"][0].up_to(4096).arguments("book.txt")
     assert " ".join(text) == ("needles --kind pk --length 2048 4096 --samples 100 --batch-size 50 --haystack book.txt")
