@@ -47,8 +47,10 @@ STYLES = {
 }
 """Full lines have the memory."""
 
-Shares = dict[str, dict[str, dict[int, float]]]
-"""Share right by task, run and length."""
+Runs = dict[str, dict[int, float]]
+"""Share right by run and length."""
+Shares = dict[str, Runs]
+"""The same by task."""
 
 
 @dataclass(frozen=True)
@@ -91,12 +93,11 @@ def right(scores: Iterable[TaskScore]) -> Shares:
     return shares | ({} if len(questions) < 2 else {"babilong, mean": _means(questions)})
 
 
-def page(results: Results, shares: Shares) -> str:
+def page(results: Results, found: Sequence[Contender], shares: Shares) -> str:
     """The page as Markdown."""
-    found = contenders(results.models)
     machine = results.machine
     made = "" if machine is None else f"{machine.processor}, Python {machine.python}, torch {machine.torch}. "
-    samples = {(s.task, s.length): _asked(results.scores, s.task, s.length) for s in results.scores}
+    samples = _samples(results.scores)
     parts = [
         f"# {results.title}",
         "Written by `benchmarks/long_context.py`. What it means is said in [tasks](../../tasks.md), what measured each "
@@ -111,9 +112,9 @@ def page(results: Results, shares: Shares) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def draw(results: Results, shares: Shares, path: Path) -> None:
+def draw(found: Sequence[Contender], shares: Shares, path: Path) -> None:
     """A panel for each task; a line for each model, at the rate where it is best on average."""
-    found = best_rates(contenders(results.models), shares)
+    found = best_rates(found, shares)
     styles = {one.label: STYLES[one.kind] for one in found}
     down = ceil(len(shares) / ACROSS)
     legend = 0.22 * ceil(len(found) / ACROSS) + 0.1
@@ -152,13 +153,13 @@ def best_rates(found: Sequence[Contender], shares: Shares) -> list[Contender]:
 def write_page(folder: Path) -> Path:
     """Reads the folder's results, and writes page and picture beside them. Returns the page's path."""
     results = read_results(folder)
-    shares = right(results.scores)
-    draw(results, shares, folder / PICTURE)
-    write_text(folder / PAGE, page(results, shares))
+    found, shares = contenders(results.models), right(results.scores)
+    draw(found, shares, folder / PICTURE)
+    write_text(folder / PAGE, page(results, found, shares))
     return folder / PAGE
 
 
-def _means(tasks: Sequence[dict[str, dict[int, float]]]) -> dict[str, dict[int, float]]:
+def _means(tasks: Sequence[Runs]) -> Runs:
     runs = set.intersection(*(set(runs) for runs in tasks))
     return {
         run: {length: fmean(runs[run][length] for runs in tasks) for length in sorted(_common(tasks, run))}
@@ -166,7 +167,7 @@ def _means(tasks: Sequence[dict[str, dict[int, float]]]) -> dict[str, dict[int, 
     }
 
 
-def _common(tasks: Sequence[dict[str, dict[int, float]]], run: str) -> set[int]:
+def _common(tasks: Sequence[Runs], run: str) -> set[int]:
     return set.intersection(*(set(runs[run]) for runs in tasks))
 
 
@@ -202,7 +203,7 @@ def _models_table(found: Sequence[Contender], models: dict[str, ModelSummary]) -
 def _task_table(
     task: str,
     found: Sequence[Contender],
-    models: dict[str, dict[int, float]],
+    models: Runs,
     samples: dict[tuple[str, int], str],
 ) -> str:
     lengths = sorted({length for own in models.values() for length in own})
@@ -216,14 +217,14 @@ def _task_table(
     return markdown_table(["model", *(f"{length:,}" for length in lengths)], rows)
 
 
-def _asked(scores: Iterable[TaskScore], task: str, length: int) -> str:
-    """Of each run: how many samples, over all depths."""
-    counts: dict[str, int] = {}
+def _samples(scores: Iterable[TaskScore]) -> dict[tuple[str, int], str]:
+    """How many each run was asked of a task at a length, over all depths."""
+    counts: dict[tuple[str, int], dict[str, int]] = {}
     for score in scores:
-        if (score.task, score.length) == (task, length):
-            counts[score.model] = counts.get(score.model, 0) + score.samples
-    few, many = min(counts.values()), max(counts.values())
-    return str(few) if few == many else f"{few} to {many}"
+        runs = counts.setdefault((score.task, score.length), {})
+        runs[score.model] = runs.get(score.model, 0) + score.samples
+    ranges = {cell: (min(runs.values()), max(runs.values())) for cell, runs in counts.items()}
+    return {cell: str(few) if few == many else f"{few} to {many}" for cell, (few, many) in ranges.items()}
 
 
 def _percent(share: float | None) -> str:
@@ -233,7 +234,7 @@ def _percent(share: float | None) -> str:
 def _panel(
     axes: Axes,
     task: str,
-    models: dict[str, dict[int, float]],
+    models: Runs,
     found: Sequence[Contender],
     styles: dict[str, LineStyle],
 ) -> None:
