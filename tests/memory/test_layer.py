@@ -23,6 +23,8 @@ CONFIGS = {
     "reflecting": MemoryConfig(
         num_heads=2, chunk_size=1, depth=1, max_step=3.0, guard_limit=1.9999, momentum=False, forgetting=False
     ),
+    "wider": MemoryConfig(num_heads=3, head_dim=5, chunk_size=CHUNK, expansion=2),
+    "narrower-linear": MemoryConfig(num_heads=1, head_dim=3, chunk_size=CHUNK, depth=1),
     "one-tap": MemoryConfig(num_heads=1, chunk_size=7, expansion=2, conv_size=1),
 }
 every_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())

@@ -133,6 +133,8 @@ def test_bad_inputs_are_named(memory):
     ("changes", "dim"),
     [
         ({"num_heads": 4}, 8),
+        ({"head_dim": 5}, 8),
+        ({"head_dim": 5, "convolution": False}, 8),
         ({"depth": 1}, 8),
         ({"depth": 3}, 8),
         ({"expansion": 3}, 8),
@@ -167,6 +169,8 @@ def test_a_state_of_another_batch_or_precision_is_refused(memory):
     ("field", "value"),
     [
         ("num_heads", 0),
+        ("head_dim", 0),
+        ("head_dim", 2.0),
         ("depth", 0),
         ("depth", 5),
         ("expansion", 0),

@@ -28,9 +28,11 @@ def make_config(**changes) -> TitansConfig:
 
 MODELS = {
     "mac": make_config(variant="mac"),
+    "mac-wider-memory": make_config(variant="mac", memory={"num_heads": 3, "head_dim": 7}),
     "mac-few-memory-tokens": make_config(variant="mac", num_memory_tokens=2, memory={"momentum": False}),
     "mac-subset": make_config(variant="mac", memory_layers=(1,), memory={"gate_granularity": "channel"}),
     "mag": make_config(variant="mag"),
+    "mag-narrower-memory": make_config(variant="mag", memory={"num_heads": 3, "head_dim": 3, "depth": 1}),
     "mag-linear": make_config(variant="mag", num_persistent_tokens=0, memory={"depth": 1, "convolution": False}),
     "mal": make_config(variant="mal"),
     "mal-deep": make_config(variant="mal", memory={"depth": 3, "forgetting": False, "activation": "silu"}),

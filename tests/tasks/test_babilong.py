@@ -117,7 +117,10 @@ def test_facts_keep_their_order_and_lie_anywhere_between_sentences(folder):
 
 def test_length_0_tells_the_facts_and_nothing_else(folder):
     for sample in samples(task(folder, filler=None), 0):
-        assert re.fullmatch(r"\w+ went to the \w+\.( \w+ went to the \w+\.)+\nWhere is \w+\? \w+", text_of(sample))
+        # Every fact with the space before it, and so in the pieces, that training showed.
+        assert re.fullmatch(r"( \w+ went to the \w+\.)+\nWhere is \w+\? \w+", text_of(sample))
+    for sample in samples(task(folder, filler=None, mode="fewshot"), 0):
+        assert re.search(r"<context>\n\w+ went to the \w+\.( \w+ went to the \w+\.)+\n</context>", text_of(sample))
 
 
 def test_stories_that_do_not_fit_are_left_out(folder):

@@ -1,6 +1,7 @@
 """A model's own words: whoever goes on as the examples do is right, and nobody else."""
 
 import os
+import weakref
 
 import numpy as np
 import pytest
@@ -67,6 +68,24 @@ def test_the_prompt_is_read_in_pieces_and_then_what_was_said(task):
     tokens = torch.cat(speaker.read, 1)[0].tolist()
     assert ByteTokenizer().decode(tokens[:LENGTH]).endswith("</context>\n\nQuestion: Where is Mary?")
     assert ByteTokenizer().decode(tokens[LENGTH:]).startswith("garden.")
+
+
+def test_one_state_is_kept_at_a_time(task):
+    class State:
+        pass
+
+    class Keeping(Speaker):
+        def forward(self, tokens, state=None, reset=None, logits_to_keep=0):
+            living.append(len(states))
+            logits, after = super().forward(tokens, getattr(state, "count", None), reset, logits_to_keep)
+            states.add(new := State())
+            new.count = after
+            return logits, new
+
+    living, states = [], weakref.WeakSet()
+    score_words(Keeping(["garden."] * 2), task, LENGTH, 2, piece=64)
+    assert len(living) > LENGTH // 64
+    assert max(living) == 1
 
 
 def test_the_words_are_those_that_generate_gives(task, monkeypatch):

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from titans.data.batches import IGNORED
+from titans.data.pieces import Encoded
 from titans.data.tokenizer import ByteTokenizer
 from titans.errors import TitansError
 from titans.tasks import needles as module
-from titans.tasks.needles import KINDS, Needles, needles, noise
+from titans.tasks.needles import KINDS, NOISE, Needles, needles, noise
 from titans.tasks.sample import Mixed
 
-NEEDLE = re.compile(r"One of the special magic (?:number|uuid)s for (\S+) is: (\S+)\. ")
+NEEDLE = re.compile(r"One of the special magic (?:number|uuid)s for (\S+) is: ([\w-]+)\.")
 QUESTION = re.compile(r"The special magic (?:number|uuid)s? for (\S+) mentioned in the provided text (?:is|are)(.*)$")
 
 
@@ -61,6 +62,34 @@ def test_the_hay(documents, random):
     assert text.count("The sky is blue. The sun is yellow.") > 8
     text, _ = texts(needles("n", documents), 1500, random)
     assert "sky" not in text
+
+
+@pytest.mark.parametrize("kind", ["n", "w", "mk", "mv"])
+def test_needles_in_text_lie_between_sentences(kind, random):
+    """In the last one, which is cut to fit, they may lie anywhere."""
+    book = " ".join(f"Sentence {number} is over." for number in range(1000))
+    task = needles(kind, [Encoded("book", ByteTokenizer().encode(book))])
+    stated = re.compile(r" One of the special magic \w+ for \S+ is: [\w-]+\.")
+    for _ in range(20):
+        text, _ = texts(task, 3000, random)
+        hay = text[text.index("\n") + 1 : text.rindex("\nWhat ")]
+        assert stated.sub("", hay) in book
+        for needle in stated.finditer(hay):
+            before, after = (stated.sub("", part) for part in (hay[: needle.start()], hay[needle.end() :]))
+            assert before.endswith("over.") or "over." not in after
+
+
+def test_pass_keys_are_a_line_between_lines_of_noise(random):
+    """As RULER joins its sentences; only where the text is cut to its length a line is not whole."""
+    for depth in (None, 0.0, 0.37, 1.0):
+        for _ in range(20):
+            text, answer = texts(needles("pk", [], depth=depth), 1500, random)
+            text = text[: text.rindex("\nWhat is")]
+            needle = re.search(rf"One of the special magic numbers for \S+ is:{re.escape(answer)}\n", text)[0]
+            _, first, *lines = text.splitlines(keepends=True)
+            assert set(lines[:-1]) <= {NOISE, needle}
+            assert (first == needle) or NOISE.endswith(first)
+            assert (lines[-1] == needle) or NOISE.startswith(lines[-1])
 
 
 @pytest.mark.parametrize("depth", [0.0, 0.5, 1.0])

@@ -56,6 +56,15 @@ def test_an_end_is_found_however_far_away_and_in_the_stretch_where_the_search_be
     assert next_end(stretches, len(long), tokenizer) == 10 + len(long) - 100
 
 
+def test_where_no_sentence_ends_soon_one_may_stay():
+    tokenizer = ByteTokenizer()
+    tokens = tokenizer.encode("a " * 5000 + "end. Next")
+    stretches = [Stretch(Encoded("text", tokens), 0, len(tokens))]
+    assert next_end(stretches, 7000, tokenizer, or_stay=True) == 7000
+    assert next_end(stretches, 9500, tokenizer, or_stay=True) == 10_000 + len("end.")
+    assert next_end(stretches, len(tokens) - 2, tokenizer, or_stay=True) == len(tokens) - 2
+
+
 def test_an_end_is_found_where_the_text_is_read_in_two_parts():
     tokenizer = ByteTokenizer()
     for length in range(230, 290):

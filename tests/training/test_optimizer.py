@@ -18,6 +18,7 @@ def test_only_matrices_decay() -> None:
     assert decays("memory.weights.0", torch.zeros(4, 2, 2))
     assert not decays("norm.weight", torch.zeros(2))
     assert not decays("gate.bias", torch.zeros(4, 2))
+    assert not decays("mixer.A_log", torch.zeros(4, 2))  # as state-spaces/mamba trains it
 
 
 def test_decay_shrinks_matrices_and_leaves_vectors(small_model) -> None:

@@ -12,7 +12,9 @@ class MemoryConfig:
     """Settings of one `NeuralMemory`. The defaults are the paper's where it gives one."""
 
     num_heads: int = 4
-    """independent memories; each works on dim / num_heads channels"""
+    """independent memories"""
+    head_dim: int | None = None
+    """channels that each of them works on; None: dim / num_heads"""
     depth: int = 2
     """layers of the memory network, L_M; 1 is the linear (matrix) memory"""
     expansion: int = 4
@@ -46,6 +48,7 @@ class MemoryConfig:
         check_types(self)
         for name in ("num_heads", "expansion", "chunk_size", "conv_size"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
+        require(self, "head_dim", self.head_dim is None or self.head_dim >= 1, "at least 1, or None")
         require(self, "depth", 1 <= self.depth <= 4, "1, 2, 3 or 4")
         allowed = "above 0 and at most 4" if self.guard else "above 0 and at most 2 without the guard"
         require(self, "max_step", 0 < self.largest_step <= (4 if self.guard else 2), allowed)
@@ -58,6 +61,10 @@ class MemoryConfig:
         if self.max_step is not None:
             return self.max_step
         return 1.0 if self.depth == 1 else 0.4 / self.expansion
+
+    def head_dim_in(self, dim: int) -> int:
+        """`head_dim`, or what it is by default in a layer of width `dim`."""
+        return self.head_dim if self.head_dim is not None else dim // self.num_heads
 
     def replace(self, **changes: object) -> "MemoryConfig":
         """A copy with some fields changed."""

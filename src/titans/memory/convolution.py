@@ -27,17 +27,17 @@ def convolution_weight(channels: int, size: int, contexts: int = 1, behind: int 
 
 def tie_keys_to_queries(projection: nn.Linear) -> None:
     """Starts the key projection as a copy of the query projection, so that equal tokens match from the first step."""
-    dim = projection.in_features
+    queries, keys, _ = projection.weight.chunk(3)
     with torch.no_grad():
-        projection.weight[dim : 2 * dim] = projection.weight[:dim]
+        keys.copy_(queries)
 
 
 def tie_output_to_values(output: nn.Linear, projection: nn.Linear) -> None:
     """Starts the output projection as the value projection turned round, so that what is read back resembles the token
     that was written from the first step on. With random ones this has to be found by chance (docs/lab-log.md)."""
-    dim = projection.in_features
+    _, _, values = projection.weight.chunk(3)
     with torch.no_grad():
-        output.weight.copy_(projection.weight[2 * dim :].T)
+        output.weight.copy_(values.T)
 
 
 def _convolve(joined: Tensor, weight: Tensor, position: Tensor | None) -> Tensor:

@@ -57,15 +57,18 @@ class NeuralMemory(nn.Module):
         config = config or MemoryConfig()
         if type(dim) is not int or dim < 1:
             raise ValueError(f"dim is {dim!r}; it must be a whole number, at least 1")
-        if dim % config.num_heads:
-            raise ValueError(f"dim is {dim}; it must be a multiple of MemoryConfig.num_heads = {config.num_heads}")
+        if config.head_dim is None and dim % config.num_heads:
+            raise ValueError(
+                f"dim is {dim}; it must be a multiple of MemoryConfig.num_heads = {config.num_heads}, or head_dim given"
+            )
         self.dim, self.config = dim, config
-        heads, head_dim = config.num_heads, dim // config.num_heads
+        heads, head_dim = config.num_heads, config.head_dim_in(dim)
+        self.inner_dim = heads * head_dim
         self.network = MemoryNetwork.from_config(config, head_dim)
 
-        self.project_qkv = nn.Linear(dim, 3 * dim, bias=False)  # W_Q, W_K, W_V
+        self.project_qkv = nn.Linear(dim, 3 * self.inner_dim, bias=False)  # W_Q, W_K, W_V
         size = config.conv_size
-        self.conv_weight = convolution_weight(dim, size, size - 1) if config.convolution else None
+        self.conv_weight = convolution_weight(self.inner_dim, size, size - 1) if config.convolution else None
         self.gates = GateProjections(dim, config, self.network)
         tie_keys_to_queries(self.project_qkv)
         scales = [1.0] * (config.depth - 1) + [0.0 if config.depth == 1 else LAST_LAYER_SCALE]
@@ -77,9 +80,9 @@ class NeuralMemory(nn.Module):
         self.norm_weight = nn.Parameter(torch.full((heads, head_dim), 0.5)) if deep else None
         self.norm_bias = nn.Parameter(torch.zeros(heads, head_dim)) if deep else None
         self.output_norm = RMSNorm(head_dim, eps=OUTPUT_EPSILON)
-        self.output_gate = nn.Linear(dim, dim)
+        self.output_gate = nn.Linear(dim, self.inner_dim)
         nn.init.ones_(self.output_gate.bias)  # lets through at first what is read; around 0 SiLU would drown it
-        self.project_out = nn.Linear(dim, dim, bias=False)
+        self.project_out = nn.Linear(self.inner_dim, dim, bias=False)
         tie_output_to_values(self.project_out, self.project_qkv)
 
     def forward(
@@ -252,14 +255,14 @@ class NeuralMemory(nn.Module):
 
     @property
     def _tail_shape(self) -> tuple[int, int]:
-        return (0, 0) if self.conv_weight is None else (self.config.conv_size - 1, 3 * self.dim)
+        return (0, 0) if self.conv_weight is None else (self.config.conv_size - 1, 3 * self.inner_dim)
 
     def queries(
         self, x: Tensor, tail: Tensor, position: Tensor, mask: Tensor | None, reset: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Queries [B, T, H, d] of a stream that is only read, never written, and its convolution tail [B, ·, dim]."""
-        weight = None if self.conv_weight is None else self.conv_weight[: self.dim]
-        projected = F.linear(x, self.project_qkv.weight[: self.dim])
+        """Queries [B, T, H, d] of a stream that is only read, never written, and its convolution tail [B, ·, H d]."""
+        weight = None if self.conv_weight is None else self.conv_weight[: self.inner_dim]
+        projected = F.linear(x, self.project_qkv.weight[: self.inner_dim])
         (q,), tail = self._convolve(projected, weight, tail, position, mask, reset)
         return q, tail
 
@@ -271,13 +274,13 @@ class NeuralMemory(nn.Module):
         return queries.squeeze(1)
 
     def recall(self, queries: Tensor, gate: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
-        """M*(q): reads with given weights [B, H, d_in, d_out], writes nothing; gate: `output_gate` of x [B, T, dim]."""
+        """M*(q): reads with given weights [B, H, d_in, d_out], writes nothing; gate: `output_gate` of x [B, T, H d]."""
         with torch.autocast(device_type=gate.device.type, enabled=False):
             reads = self.network(queries.transpose(1, 2).to(weights[0].dtype), weights, self.norm).transpose(1, 2)
         return self.output(reads, gate)
 
     def output(self, reads: Tensor, gate: Tensor) -> Tensor:
-        """Normalisation, gate and projection; reads [B, T, H, d], gate: `output_gate` of x [B, T, dim]."""
+        """Normalisation, gate and projection; reads [B, T, H, d], gate: `output_gate` of x [B, T, H d]."""
         return self.project_out(self.output_norm(reads, gate.unflatten(-1, reads.shape[-2:])).flatten(-2))
 
     def _convolve(
@@ -289,9 +292,9 @@ class NeuralMemory(nn.Module):
         mask: Tensor | None,
         reset: Tensor | None,
     ) -> tuple[list[Tensor], Tensor]:
-        """Queries and, if x [B, T, dim or 3 dim] has them, keys and values [B, T, H, d]; the convolution's new tail."""
-        parts = x.shape[-1] // self.dim
-        head_dim = self.dim // self.config.num_heads
+        """Queries and, if x [B, T, H d or 3 H d] has them, keys and values [B, T, H, d]; the convolution's new tail."""
+        parts = x.shape[-1] // self.inner_dim
+        head_dim = self.network.head_dim
         finish = Finish(silu=True, parts=parts, unit_parts=min(parts, 2), head_dim=head_dim)
         if weight is None:
             found = finished(x.to(tail.dtype), finish)

@@ -164,7 +164,7 @@ class MemoryAsContext(nn.Module):
         return BlockState(
             memory,
             AttentionState(slots, slots, convolution_tail(rows, config, 3 * config.dim, x)),
-            ContextState(recalled, recalled, memory.weights, convolution_tail(rows, config, config.dim, x)),
+            ContextState(recalled, recalled, memory.weights, convolution_tail(rows, config, self.memory.inner_dim, x)),
         )
 
     def forward(self, x: Tensor, state: BlockState, stream: Stream) -> tuple[Tensor, BlockState]:

@@ -59,9 +59,10 @@ class TitansConfig(Configuration):
             require(
                 self, "dim", self.dim % (2 * self.num_heads) == 0, f"a multiple of 2 num_heads = {2 * self.num_heads}"
             )
-        if self.variant != "attention":
+        if self.variant != "attention" and self.memory.head_dim is None:
             heads = self.memory.num_heads
-            require(self, "dim", self.dim % heads == 0, f"a multiple of memory.num_heads = {heads}")
+            expected = f"a multiple of memory.num_heads = {heads}, or memory.head_dim given"
+            require(self, "dim", self.dim % heads == 0, expected)
         if self.variant == "mac":
             chunk = self.memory.chunk_size
             require(self, "segment_size", self.segment_size % chunk == 0, f"a multiple of memory.chunk_size = {chunk}")

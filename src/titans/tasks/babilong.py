@@ -123,9 +123,11 @@ class Babilong:
 
     def _told(self, question: Question, end: Piece, length: int, random: np.random.Generator) -> Sample:
         """The opening, the facts in their text, and `end`."""
-        if self._filler is None or not length:
-            return Sample((self._opening, self._unasked(" ".join(question.facts)), end))
         facts = [self._facts[fact] for fact in question.facts]
+        if self._filler is None or not length:
+            if self.mode == "fewshot":  # as the benchmark's prompt has them; finetuned they are what training showed
+                facts = [self._unasked(" ".join(question.facts))]
+            return Sample((self._opening, *facts, end))
         hay = length - len(self._opening) - sum(map(len, facts)) - len(end)
         for asked in self._chosen(question.earlier, random):
             piece, after = joined([self._answered(asked), self._unasked(self._wording.end)]), len(asked.facts) - 1

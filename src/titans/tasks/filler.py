@@ -47,6 +47,20 @@ class Filler:
         return pieces
 
 
+class Lines(Filler):
+    """The same line over and over."""
+
+    def __init__(self, line: np.ndarray) -> None:
+        """line: its tokens [n] int64."""
+        self._lines, self._period = Repeated(line), len(line)
+        super().__init__([self._lines])
+
+    def broken_at(self, cut: int, length: int) -> Stretch:
+        """`length` tokens in which a line begins after the first `cut`."""
+        start = -cut % self._period
+        return Stretch(self._lines, start, start + length)
+
+
 def split(stretches: Sequence[Stretch], at: int) -> tuple[list[Stretch], list[Stretch]]:
     """What comes before token `at`, and what comes from there on."""
     before: list[Stretch] = []

@@ -1,14 +1,15 @@
 """Needles in a haystack: RULER's single-needle tasks with their prompts, and those with several keys or values.
 
-    pk  one key, a number of seven digits, in a few sentences said again and again    (niah_single_1)
+    pk  one key, a number of seven digits, in one line of short sentences repeated    (niah_single_1)
     n   the same in real text                                                         (niah_single_2)
     w   one key, a UUID, in real text                                                 (niah_single_3)
     mk  four keys with a number each, one of which is asked for, in real text         (niah_multikey_1)
     mv  one key with four numbers, all asked for, in real text                        (niah_multivalue)
 
-From RULER (Hsieh et al. 2024, arXiv 2404.06654): kinds, noise, wording of needles and questions. Ours: the words that
-keys are made of, that needles may lie between any two tokens and not only between sentences, and that several values
-have to be given in the order in which they were stated.
+From RULER (Hsieh et al. 2024, arXiv 2404.06654): kinds, noise, wording of needles and questions. Needles lie
+between sentences, those of pk between lines; in a last sentence that is cut to fit, and in texts without sentences,
+anywhere. Ours: the words that keys are made of, depth and length in tokens, that a text begins with a random sentence
+and keeps its white space, and that several values have to be given in the order in which they were stated.
 """
 
 import uuid
@@ -23,12 +24,13 @@ from titans.data.batches import TokenDocument
 from titans.data.tokenizer import ByteTokenizer, Tokenizer
 from titans.errors import TitansError
 from titans.parsing import require
-from titans.tasks.filler import Filler, Repeated, gaps, hidden
+from titans.tasks.filler import Filler, Lines, gaps, hidden
 from titans.tasks.sample import Piece, Sample, Stretch, stated, unasked
+from titans.tasks.sentences import background, next_end
 
 Kind = Literal["pk", "n", "w", "mk", "mv"]
 KINDS: tuple[Kind, ...] = ("pk", "n", "w", "mk", "mv")
-NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again. "
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
 SEVERAL = 4  # keys of mk, values of mv
 
 _ADJECTIVES, _NOUNS = (line.split() for line in (Path(__file__).parent / "words.txt").read_text().splitlines())
@@ -90,11 +92,20 @@ class Needles:
         return Sample(
             (
                 opening,
-                *hidden(self.filler.stretch(hay - more, random), pieces, cuts),
+                *self._hidden(pieces, cuts, hay - more, random),
                 *self._asked_again(stated(question, answer, self._encode(" ")), more, random),
                 end,
             )
         )
+
+    def _hidden(
+        self, pieces: Sequence[Piece], cuts: Sequence[int], length: int, random: np.random.Generator
+    ) -> list[Piece | Stretch]:
+        """`length` tokens with piece i where the sentence ends that token `cuts[i]` lies in, or between two lines."""
+        if isinstance(self.filler, Lines):
+            return hidden([self.filler.broken_at(min(cuts), length)], pieces, cuts)
+        text = background(self.filler, length, self.tokenizer, random)
+        return hidden(text, pieces, [cut and next_end(text, cut, self.tokenizer, or_stay=True) for cut in cuts])
 
     def _asked_again(self, asked: Piece, room: int, random: np.random.Generator) -> list[Piece | Stretch]:
         """`room` tokens in which the question is put as often as there is place, with text before the next time."""
@@ -116,7 +127,8 @@ class Needles:
         asked = f"the special magic {what} for {key} mentioned in the provided text"
         question = f"\nWhat {be} {'all ' * several}{asked}? {asked[0].upper()}{asked[1:]} {be}"
         singular = what.removesuffix("s")
-        stated_ones = [f" One of the special magic {singular}s for {k} is: {v}. " for k, v in needles]
+        before, after = ("", "\n") if isinstance(self.filler, Lines) else (" ", "")
+        stated_ones = [f"{before}One of the special magic {singular}s for {k} is: {v}.{after}" for k, v in needles]
         return [
             *(unasked(self._encode(text)) for text in (opening, *stated_ones)),
             self._encode(question),
@@ -128,8 +140,8 @@ class Needles:
 
 
 def noise(tokenizer: Tokenizer = ByteTokenizer()) -> Filler:  # noqa: B008 (it has no state)
-    """RULER's noise: five short sentences without end."""
-    return Filler([Repeated(tokenizer.encode(NOISE))])
+    """RULER's noise: a line of five short sentences without end."""
+    return Lines(tokenizer.encode(NOISE))
 
 
 def needles(

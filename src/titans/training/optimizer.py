@@ -22,8 +22,8 @@ def make_optimizer(model: StatefulModel, config: TrainConfig) -> AdamW:
 
 
 def decays(name: str, parameter: Tensor) -> bool:
-    """Whether weight decay applies: to matrices, and not to a norm or a bias whatever its shape."""
-    return parameter.ndim >= 2 and not name.endswith("bias") and "norm" not in name
+    """Whether weight decay applies: to matrices, and not to a norm, a bias or Mamba's decay rates of any shape."""
+    return parameter.ndim >= 2 and not name.endswith(("bias", "A_log")) and "norm" not in name
 
 
 def moments(model: StatefulModel, optimizer: AdamW) -> dict[str, Tensor]:

@@ -42,9 +42,9 @@ class Projections(NamedTuple):
     """What the layer's linear maps make of one token per row."""
 
     qkv: Tensor
-    """[B, 3 dim]"""
+    """[B, 3 H d]"""
     gate: Tensor
-    """of the output [B, dim]"""
+    """of the output [B, H d]"""
     step: Tensor
     """logits of theta [B, H * L]"""
     momentum: Tensor | None
@@ -57,7 +57,7 @@ class Parameters(NamedTuple):
     """The layer's other parameters."""
 
     taps: Tensor | None
-    """of the convolution [3 dim, J]"""
+    """of the convolution [3 H d, J]"""
     norm: Norm | None
     """of the memory network"""
     output_norm: Tensor
@@ -150,7 +150,7 @@ def native_step_(
     mask: Tensor | None = None,
     reset: Tensor | None = None,
 ) -> Tensor:
-    """Reads one token per row into the workspace's state, in place, and returns what is to be projected out [B, dim].
+    """Reads one token per row into the workspace's state, in place, and returns what is to be projected out [B, H d].
 
     mask, reset: [B] bool; a row that is absent stays as it is and its result is 0.
     """
