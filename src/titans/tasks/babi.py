@@ -9,7 +9,8 @@ that it rests on, with tabs between:
     4 Daniel went back to the hallway.
 
 Read here are the five tasks that BABILong is mostly reported on. Train and test are bAbI's own split; where stories
-are as short as in qa4, one training question in seven is also a test question.
+are as short as in qa4 the same ones come up in both: of its test questions 74 % are, facts and all, in the training
+files too (qa1: 1.6 %, qa2 and qa3: none, qa5: 0.1 %).
 """
 
 import gzip
