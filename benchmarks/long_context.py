@@ -251,8 +251,12 @@ def main(given: Sequence[str] | None = None) -> None:
         ThreadPoolExecutor(options.jobs) as pool,
         Progress("train and ask", total=sum(len(plan) for _, plan in plans), unit="commands") as progress,
     ):
-        waiting = [pool.submit(work, run, plan, threads, table, progress) for run, plan in plans]
-        failed = [str(error) for future in as_completed(waiting) if (error := future.exception()) is not None]
+        try:
+            waiting = [pool.submit(work, run, plan, threads, table, progress) for run, plan in plans]
+            failed = [str(error) for future in as_completed(waiting) if (error := future.exception()) is not None]
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise SystemExit("interrupted: the same command goes on from here") from None
     if failed:
         raise SystemExit("\n".join(failed))
     print(write_page(table.folder))

@@ -30,6 +30,10 @@ class AtOnce:
     def __exit__(self, *_) -> None:
         pass
 
+    def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
+        assert not wait
+        assert cancel_futures
+
     def submit(self, work, *arguments) -> Future:
         future = Future()
         try:
@@ -95,6 +99,15 @@ def test_what_fails_is_said_and_the_others_go_on(tmp_path, ran, work, capsys):
     found = read_results(tmp_path / "results" / "parity")
     assert {score.model for score in found.scores} == {"control, seed 0"}
     capsys.readouterr()
+
+
+def test_an_interrupt_is_one_clear_line(ran, work, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("long_context.execute", interrupted)
+    with pytest.raises(SystemExit, match="interrupted: the same command goes on from here"):
+        work("--models", "lmm", "--seeds", "0")
 
 
 def test_an_interrupted_training_goes_on(tmp_path, ran, work, monkeypatch, capsys):

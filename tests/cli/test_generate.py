@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from titans.baselines import BaselineConfig, BaselineLM
 from titans.cli import generate as module
 from titans.cli.main import main
 from titans.models.config import TitansConfig
@@ -112,6 +113,12 @@ def test_a_model_of_more_than_bytes_is_refused(tmp_path: Path, capsys) -> None:
     TitansLM(config).save(tmp_path / "model")
     assert generate("--checkpoint", tmp_path / "model", "--prompt", "x") == 2
     assert "has 300 token ids, not the 256 bytes" in capsys.readouterr().err
+
+
+def test_a_baseline_is_refused(tmp_path: Path, capsys) -> None:
+    BaselineLM(BaselineConfig(name="llama", dim=8, num_layers=1, num_heads=1)).save(tmp_path / "model")
+    assert main(["generate", "--checkpoint", str(tmp_path / "model"), "--prompt", "x"]) == 2
+    assert "holds the baseline llama, which this does not write with" in capsys.readouterr().err
 
 
 def test_a_memory_of_several_texts_is_refused(run: Path, capsys) -> None:

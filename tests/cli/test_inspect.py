@@ -28,7 +28,7 @@ def test_pictures_and_a_table(run: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / "fox.svg"
     assert inspect("--checkpoint", run, "--prompt", "the quick brown fox", "--out", out) == 0
     shown = capsys.readouterr().out
-    assert "Means over 19 bytes" in shown
+    assert "Means over 19 tokens" in shown
     assert all(name in shown for name in QUANTITIES)
     assert shown.splitlines()[-2:] == [str(out), str(tmp_path / "fox.png")]
     assert out.read_text().lstrip().startswith("<?xml")
@@ -79,7 +79,7 @@ def test_one_block_is_chosen_among_those_with_a_memory(tmp_path: Path, capsys) -
     ("changes", "message"),
     [
         ({"variant": "attention"}, "has no memory to look into: its variant is attention"),
-        ({"vocab_size": 300}, "has 300 token ids, not the 256 bytes"),
+        ({"vocab_size": 300}, "has 300 token ids that stand for no text"),
     ],
 )
 def test_a_model_that_cannot_be_inspected_is_refused(tmp_path: Path, changes: dict, message: str, capsys) -> None:

@@ -254,6 +254,14 @@ def test_model_folders_that_do_not_fit(new_config, new_model, tmp_path):
     refused(r"config\.json should hold a JSON object", TitansLM.load, tmp_path)
     config.write_text(json.dumps(changed))
 
+    with torch.no_grad():
+        model.embedding.weight[3, 5] = float("inf")
+    model.save(tmp_path)
+    refused(r"model\.safetensors holds NaN or infinite values in embedding\.weight", TitansLM.load, tmp_path)
+    with torch.no_grad():
+        model.embedding.weight[3, 5] = 0
+    model.save(tmp_path)
+
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     refused(r"model\.safetensors is damaged, truncated", TitansLM.load, tmp_path)

@@ -46,3 +46,9 @@ def test_a_model_keeps_its_style_and_strangers_get_spare_ones():
     styles = line_styles(["stranger", "titans", "another"])
     assert styles["titans"] == KNOWN_STYLES["titans"] == KNOWN_STYLES["memory on"]
     assert len({style.color for style in styles.values()}) == 3
+
+
+def test_no_two_of_many_models_look_alike():
+    styles = line_styles(map(str, range(36)))
+    assert len(set(styles.values())) == 36
+    assert len({(style.color, style.marker) for style in styles.values()}) == 36  # dashes hardly show in a legend

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from titans.data.batches import IGNORED
-from titans.data.pieces import Encoded
+from titans.data.pieces import Encoded, encoded, learn_pieces
 from titans.data.tokenizer import ByteTokenizer
 from titans.errors import TitansError
 from titans.tasks import needles as module
@@ -162,6 +162,15 @@ def test_mixed_tasks_come_up_alike(documents, random):
     lengths = [(mixed.sample(1000, random).whole().labels != IGNORED).sum() for _ in range(200)]
     assert 70 < lengths.count(9) < 130
     assert lengths.count(9) + lengths.count(38) == 200
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_shortest_sample_takes_any_needle_in_pieces_of_words(kind, documents, random):
+    """In pieces words differ in length, and a number's are not those of seven noughts."""
+    tokenizer = learn_pieces(["A special magic number is: the special magic uuid. " * 3, "loud-timber 0000000"], 290)
+    task = needles(kind, encoded(documents, tokenizer), tokenizer)
+    for _ in range(100):
+        assert len(task.sample(task.shortest, random)) == task.shortest
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -36,6 +36,18 @@ def load(run: Path, small_model) -> tuple[float, Progressed]:
     return model.head.bias[0].item(), found
 
 
+def test_the_tokenizer_is_the_one_that_training_began_with(tmp_path: Path, small_model) -> None:
+    tokenizer = tmp_path / "tokenizer.json"
+    tokenizer.write_text("the first")
+    save(tmp_path, small_model, 1)
+    hashed = load(tmp_path, small_model)[1].tokenizer
+    for step, change in ((2, lambda: tokenizer.write_text("another")), (3, tokenizer.unlink)):
+        change()
+        save(tmp_path, small_model, step)
+        assert (tmp_path / "checkpoint" / "tokenizer.json").read_text() == "the first"
+        assert load(tmp_path, small_model)[1].tokenizer == hashed
+
+
 def test_everything_comes_back(tmp_path: Path, small_model) -> None:
     model = small_model()
     optimizer = make_optimizer(model, TrainConfig())

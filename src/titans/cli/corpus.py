@@ -7,6 +7,7 @@ from titans.errors import TitansError
 
 if TYPE_CHECKING:
     from titans.data.text import Document
+    from titans.data.tokenizer import Tokenizer
 
 _NAME = "run.json"
 
@@ -54,6 +55,20 @@ def held_out(run: Path) -> "list[Document]":
         )
     documents = remembered(run)
     return split_documents(documents, seed=read_settings(checkpoint).seed)[1]
+
+
+def tokenizer_of(checkpoint: Path, vocab_size: int) -> "Tokenizer":
+    """What the model of a run or a saved model reads text with: bytes, or its own pieces of words.
+
+    Raises:
+        TitansError: its tokens stand for no text, or its tokenizer.json is missing, damaged or another one.
+    """
+    from titans.training.checkpoint import find_checkpoint, read_tokenizer
+
+    tokenizer = read_tokenizer(find_checkpoint(checkpoint))
+    if tokenizer.vocab_size != vocab_size:
+        raise TitansError(f"{checkpoint} has {vocab_size} token ids that stand for no text: name a model of texts")
+    return tokenizer
 
 
 def require_bytes(checkpoint: Path, vocab_size: int) -> None:

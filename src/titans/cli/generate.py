@@ -59,9 +59,9 @@ def run(
     """
     import_torch()
 
+    from titans.baselines import load_model
     from titans.models.generation import generate
     from titans.models.language_model import TitansLM
-    from titans.training.checkpoint import find_checkpoint
     from titans.training.model import best_device
 
     if "" in stop:
@@ -69,7 +69,10 @@ def run(
     if save_state is not None and save_state.is_dir():
         raise TitansError(f"--save-state {save_state} is a folder; name a file")
     blocks = _stdin_blocks() if prompt is None else _blocks(os.fsencode(prompt))
-    model = TitansLM.load(find_checkpoint(checkpoint)).to(best_device()).eval()
+    model = load_model(checkpoint)
+    if not isinstance(model, TitansLM):
+        raise TitansError(f"{checkpoint} holds the baseline {model.config.name}, which this does not write with")
+    model = model.to(best_device()).eval()
     corpus.require_bytes(checkpoint, model.config.vocab_size)
     memory = None if state is None else _memory(state, model)
     last, memory = _read_all_but_last(model, blocks, memory)

@@ -6,7 +6,6 @@ Example:
     titans inspect --checkpoint runs/book --text chapter.txt --block 0 --out chapter.svg
 """
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,12 +19,13 @@ from titans.errors import TitansError
 if TYPE_CHECKING:
     import numpy as np
 
+    from titans.data.tokenizer import Tokenizer
     from titans.models.config import TitansConfig
     from titans.models.language_model import TitansLM
     from titans.report.inspection import Inspection
 
 _PICTURES = (".svg", ".png")
-_CONTEXT = 10  # bytes before a peak that the table shows
+_CONTEXT = 10  # tokens before a peak that the table shows
 
 
 def run(
@@ -44,7 +44,7 @@ def run(
         checkpoint: folder of a run or of a saved model
         text: text file, .gz or - for standard input
         prompt: the text itself
-        max_tokens: bytes in the picture and the table; up to 200 stand below their curves, more become colours
+        max_tokens: of the picture and the table; up to 200 stand below their curves, more become colours
         block: number of one block, from 0
         out: the picture, as .svg and as .png beside it
         json: print all numbers as JSON, for the whole text
@@ -60,12 +60,16 @@ def run(
     from titans.report.inspection_picture import draw
     from titans.training.model import best_device
 
-    tokens = _tokens(text, prompt, None if json else max_tokens)
+    if (text is None) == (prompt is None):
+        raise TitansError("give a text to read: either --text or --prompt")
     model = load_model(checkpoint)
     if not isinstance(model, TitansLM):
         raise TitansError(f"{checkpoint} holds the baseline {model.config.name}, which has no memory to look into")
+    blocks = _blocks(model.config, checkpoint, block)
+    tokenizer = corpus.tokenizer_of(checkpoint, model.config.vocab_size)
+    tokens = _tokens(text, prompt, tokenizer, None if json else max_tokens)
     model = model.to(best_device()).eval()
-    found = _inspect(model, tokens, _blocks(model.config, checkpoint, block))
+    found = _inspect(model, tokens, tokenizer, blocks)
     shown = found.first(max_tokens)
     pictures = [out.with_suffix(suffix) for suffix in _PICTURES]
     draw(shown, *pictures)
@@ -78,16 +82,14 @@ def run(
         print(*pictures, sep="\n")
 
 
-def _tokens(text: str | None, prompt: str | None, count: int | None) -> "np.ndarray":
-    """The first `count` bytes to read; None for all."""
+def _tokens(text: str | None, prompt: str | None, tokenizer: "Tokenizer", count: int | None) -> "np.ndarray":
+    """The first `count` tokens to read; None for all."""
     import numpy as np
 
-    from titans.data.tokenizer import ByteTokenizer
+    from titans.data.pieces import encoded
 
-    if (text is None) == (prompt is None):
-        raise TitansError("give a text to read: either --text or --prompt")
     if prompt is not None:
-        tokens = ByteTokenizer().encode(os.fsencode(prompt))[:count]
+        tokens = tokenizer.encode(prompt)[:count]
         if not len(tokens):
             raise TitansError("--prompt is empty: give at least one character to read")
         return tokens
@@ -95,6 +97,7 @@ def _tokens(text: str | None, prompt: str | None, count: int | None) -> "np.ndar
         documents = corpus.documents(text, spool=Path(spool))
         if len({document.name for document in documents}) > 1:
             raise TitansError(f"{text} holds several texts: name one of its files")
+        documents = encoded(documents, tokenizer)
         if count is not None:
             return documents[0].tokens(0, min(count, len(documents[0])))
         return np.concatenate([document.tokens(0, len(document)) for document in documents])
@@ -102,7 +105,6 @@ def _tokens(text: str | None, prompt: str | None, count: int | None) -> "np.ndar
 
 def _blocks(config: "TitansConfig", checkpoint: Path, block: int | None) -> list[int]:
     """The blocks to look at."""
-    corpus.require_bytes(checkpoint, config.vocab_size)
     blocks = [number for number in range(config.num_layers) if config.has_memory(number)]
     if not blocks:
         raise TitansError(f"{checkpoint} has no memory to look into: its variant is {config.variant}")
@@ -111,22 +113,21 @@ def _blocks(config: "TitansConfig", checkpoint: Path, block: int | None) -> list
     return blocks if block is None else [block]
 
 
-def _inspect(model: "TitansLM", tokens: "np.ndarray", blocks: list[int]) -> "Inspection":
+def _inspect(model: "TitansLM", tokens: "np.ndarray", tokenizer: "Tokenizer", blocks: list[int]) -> "Inspection":
     import torch
 
-    from titans.data.tokenizer import ByteTokenizer
     from titans.models.inspection import memory_traces
     from titans.report.inspection import inspection
     from titans.training.progress import Progress
 
-    with Progress("inspect", total=len(tokens), unit="bytes") as progress:
+    with Progress("inspect", total=len(tokens), unit="tokens") as progress:
         stream = torch.from_numpy(tokens).to(model.embedding.weight.device)
         traces = memory_traces(model, stream, blocks=blocks, on_read=progress.advance)
-    return inspection(traces, ByteTokenizer().characters(tokens.tolist()))
+    return inspection(traces, tokenizer.characters(tokens.tolist()))
 
 
 def _show(found: "Inspection") -> None:
-    """A table of means, and the bytes up to where each head was surprised most."""
+    """A table of means, and the text up to where each head was surprised most."""
     from statistics import fmean
 
     from rich.console import Console
@@ -135,7 +136,7 @@ def _show(found: "Inspection") -> None:
 
     from titans.report.inspection import QUANTITIES
 
-    table = Table(title=f"Means over {len(found.text):,} bytes", box=None)
+    table = Table(title=f"Means over {len(found.text):,} tokens", box=None)
     for heading in ("block", "head", *QUANTITIES):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("surprise peak", no_wrap=True)

@@ -38,12 +38,17 @@ class PieceTokenizer:
         return self._library.get_vocab_size()
 
     def encode(self, text: str) -> np.ndarray:
-        """The pieces of `text` as int64 [T]."""
+        """The pieces of `text` as int64 [T]; typed bytes that are not UTF-8 are U+FFFD."""
+        text = text.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
         return np.array(self._library.encode(text).ids, np.int64)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens; bytes that are not UTF-8 become U+FFFD."""
         return self._library.decode([int(token) for token in tokens], skip_special_tokens=False)
+
+    def characters(self, tokens: Iterable[int]) -> list[str]:
+        """The text of each token by itself; one that ends within a character has U+FFFD there."""
+        return [self.decode([token]) for token in tokens]
 
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json into `folder`, atomically."""

@@ -17,6 +17,8 @@ class Tokenizer(Protocol):
 
     def decode(self, tokens: Iterable[int]) -> str: ...
 
+    def characters(self, tokens: Iterable[int]) -> list[str]: ...
+
 
 class ByteTokenizer:
     """Text as its UTF-8 bytes: 256 tokens, nothing unknown, nothing to train."""

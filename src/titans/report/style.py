@@ -73,10 +73,12 @@ KNOWN_STYLES = {
     "control_equal_time": LineStyle(LIGHT_ORANGE, "--", "v"),
     "control, equal time": LineStyle(LIGHT_ORANGE, "--", "v"),
 }
-SPARE_STYLES = tuple(
-    LineStyle(color, dash, marker)
-    for dash in ("-", "--")
-    for color, marker in ((PURPLE, "D"), (GREEN, "P"), (INK, "X"), (BLUE, "*"), (ORANGE, "<"), (LIGHT_BLUE, ">"))
+_COLORS = (PURPLE, GREEN, INK, BLUE, ORANGE, LIGHT_BLUE)
+_MARKERS = ("D", "P", "X", "*", "<", ">")
+SPARE_STYLES = tuple(  # 36: a colour's marker changes with its dash, as a legend's line is too short to show that
+    LineStyle(color, dash, _MARKERS[(number + turn) % len(_MARKERS)])
+    for turn, dash in enumerate(("-", "--") * 3)
+    for number, color in enumerate(_COLORS)
 )
 
 

@@ -8,9 +8,9 @@ it are left out; length 0 is "0K", the facts alone. There are two modes:
     finetuned   the context, the question and the answer, nothing else, for models that are trained on the task
 
 Ours: a fact lies at the end of the sentence in which a random token falls, where the benchmark draws from a list of
-all sentences; between facts and sentences there is a space; the text begins and ends with a sentence cut in two, and
-white space there stays; finetuned, a new line begins the question and a full stop ends the answer, where the benchmark
-has tokens of its own.
+all sentences, or at that token where no sentence ends after it: in the last one, which is cut to fit, and in texts
+without sentences; between facts and sentences there is a space; white space in the text stays; finetuned, a new line
+begins the question and a full stop ends the answer, where the benchmark has tokens of its own.
 """
 
 from collections.abc import Sequence

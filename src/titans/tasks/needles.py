@@ -60,11 +60,13 @@ class Needles:
 
     @property
     def shortest(self) -> int:
-        """With the longest words and no filler at all."""
-        longest = f"{max(_ADJECTIVES, key=len)}-{max(_NOUNS, key=len)}"
-        values = ["0" * 36 if self.kind == "w" else "0" * 7] * (SEVERAL if self.kind == "mv" else 1)
-        needles = [(longest, value) for value in values] + [(longest, "0" * 7)] * (3 if self.kind == "mk" else 0)
-        return sum(map(len, self._parts(longest, values, needles))) - 1  # the last token is only a label
+        """With the longest words and no filler at all; each of their characters may be a token of its own."""
+        values, needles = (SEVERAL if self.kind in kinds else 1 for kinds in (("mv",), ("mv", "mk")))
+        around = sum(map(len, self._parts("", [""] * values, [("", "")] * needles)))
+        key = len(f"{max(_ADJECTIVES, key=len)}-{max(_NOUNS, key=len)}")
+        value = 36 if self.kind == "w" else 7
+        # The question says the key twice and the answer every value once more; the last token is only a label.
+        return around + (needles + 2) * key + (needles + values) * value - 1
 
     def sample(self, length: int, random: np.random.Generator) -> Sample:
         """`length` tokens: what is to come, the haystack with its needles, the question and its answer.
@@ -105,7 +107,7 @@ class Needles:
         if isinstance(self.filler, Lines):
             return hidden([self.filler.broken_at(min(cuts), length)], pieces, cuts)
         text = background(self.filler, length, self.tokenizer, random)
-        return hidden(text, pieces, [cut and next_end(text, cut, self.tokenizer, or_stay=True) for cut in cuts])
+        return hidden(text, pieces, [cut and next_end(text, cut, self.tokenizer) for cut in cuts])
 
     def _asked_again(self, asked: Piece, room: int, random: np.random.Generator) -> list[Piece | Stretch]:
         """`room` tokens in which the question is put as often as there is place, with text before the next time."""

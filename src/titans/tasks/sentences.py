@@ -32,23 +32,17 @@ def background(filler: Filler, length: int, tokenizer: Tokenizer, random: np.ran
     return split(stretches, length)[0]
 
 
-def next_end(stretches: Sequence[Stretch], at: int, tokenizer: Tokenizer, *, or_stay: bool = False) -> int:
+def next_end(stretches: Sequence[Stretch], at: int, tokenizer: Tokenizer) -> int:
     """How many tokens of `stretches` end with a whole sentence: the next such number after `at`.
 
-    The end of a stretch counts as a sentence's.
-
-    Args:
-        or_stay: it does not: where no sentence ends in the stretch's next 2,048 tokens the answer is `at`. For texts
-            that may have no sentences at all.
+    `at` itself where none ends in the stretch's next 2,048 tokens: in a sentence that is cut short, and in texts that
+    have none of a kind known here.
     """
     start = 0
     for stretch in stretches:
         if at < start + len(stretch):
-            stop = min(at - start + _LONGEST, len(stretch)) if or_stay else len(stretch)
-            end = _find_end(stretch, at - start, stop, tokenizer)
-            if end is None:
-                return at if or_stay else start + len(stretch)
-            return start + end
+            end = _find_end(stretch, at - start, min(at - start + _LONGEST, len(stretch)), tokenizer)
+            return at if end is None else start + end
         start += len(stretch)
     return start
 

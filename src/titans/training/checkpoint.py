@@ -5,7 +5,7 @@
                                   optimizer.safetensors              moments, and the state of the random generators
                                   state.safetensors                  what the model carries between windows
                                   training.json                      step, data cursor, settings, metrics so far
-                                  tokenizer.json                     the run's own, if it has one (`titans.data.pieces`)
+                                  tokenizer.json                     of the checkpoint before; at first the run's own
 
 A checkpoint is written to a temporary folder and renamed; then the link is replaced. Killed at any point, the run has
 the old checkpoint or the new one.
@@ -88,8 +88,9 @@ def save_checkpoint(
             temporary = run / f".{LINK}-{secrets.token_hex(4)}.tmp"
             try:
                 temporary.mkdir()  # with the rights that the user gives to new folders
-                if (run / TOKENIZER_NAME).exists():
-                    shutil.copyfile(run / TOKENIZER_NAME, temporary / TOKENIZER_NAME)
+                tokenizer = (run / LINK if (run / LINK).exists() else run) / TOKENIZER_NAME
+                if tokenizer.exists():
+                    shutil.copyfile(tokenizer, temporary / TOKENIZER_NAME)
                 progressed = replace(progressed, tokenizer=_tokenizer_hash(temporary))
                 _write(temporary, model, optimizer, state, progressed)
                 _flush_folder(temporary)
