@@ -1,5 +1,7 @@
 """What every synthetic task has to do: samples of exactly the length, ids of the vocabulary, one line when refused."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -98,3 +100,35 @@ def test_impossible_settings_name_field_value_and_remedy(make, message):
     with pytest.raises(ValueError, match=f"^{message}") as refused:
         make()
     assert "\n" not in str(refused.value)
+
+
+LONG = [WordProblem(group="A5"), WordProblem(group="S3", tokens_each=2), ModularCounting(), SelectiveCopying()]
+
+
+@pytest.mark.parametrize("task", LONG, ids=repr)
+def test_a_long_sample_is_made_as_it_is_read(task):
+    length = 1_000_001
+    tracemalloc.start()
+    sample = task.sample(length, np.random.default_rng(0))
+    sizes = [len(piece) for piece in sample.pieces(5000)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert sum(sizes) == len(sample) == length
+    assert set(sizes[:-1]) == {5000}
+    assert peak < 16_000_000  # a block, of which lists are made; the tokens and labels of all of it are as much
+
+
+@pytest.mark.parametrize("task", LONG[:3], ids=repr)
+def test_the_blocks_of_a_long_word_are_one_word(task):
+    length = 3 * 65_536 * task.tokens_each - 7
+    sample = task.sample(length, np.random.default_rng(0))
+    whole = sample.whole()
+    for size in (1000, 65_536, 65_537, 150_000):
+        pieces = list(sample.pieces(size))
+        for name in ("tokens", "labels"):
+            assert np.array_equal(np.concatenate([getattr(piece, name) for piece in pieces]), getattr(whole, name))
+    told = whole.tokens[:: task.tokens_each][: length // task.tokens_each]
+    assert np.array_equal(whole.labels[whole.labels != IGNORED], task.products(0, told))
+    assert not np.array_equal(whole.tokens[:65_536], whole.tokens[65_536 * task.tokens_each :][:65_536])
+    (part,) = sample.parts
+    assert np.array_equal(part.read(65_530, 65_540).tokens, whole.tokens[65_530:65_540])

@@ -74,7 +74,10 @@ def read_questions(folder: Path, task: BabiTask, split: Split) -> list[Question]
         TitansError: the folder or the file is missing, or a file is unreadable, empty or damaged.
     """
     if not folder.is_dir():
-        raise TitansError(f"{folder} is no folder: put the files of the bAbI tasks there, or name another")
+        raise TitansError(
+            f"{folder} is no folder: put the files of the bAbI tasks there, or name their folder (--babi, or "
+            "TITANS_DATA for the one above it)"
+        )
     name = re.compile(rf"{task}_(.+_)?({SPLITS[split]})(\..+)?\.txt(\.gz)?")
     files = sorted(file for file in folder.iterdir() if name.fullmatch(file.name))
     if not files:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from titans.data.batches import IGNORED
 from titans.parsing import check_types, require
 from titans.tasks.checks import require_length
-from titans.tasks.sample import Piece, Sample
+from titans.tasks.filler import Repeated, hidden
+from titans.tasks.sample import Piece, Sample, Stretch, unasked
 
 BLANK = 0
 
@@ -54,9 +54,8 @@ class SelectiveCopying:
         require_length(self, length)
         end = length - self.num_tokens
         copied = random.integers(BLANK + 1, self.marker, size=self.num_tokens)
-        tokens = np.full(length, BLANK, np.int64)
-        tokens[np.sort(random.choice(end, self.num_tokens, replace=False))] = copied
-        tokens[end:] = self.marker
-        labels = np.full(length, IGNORED, np.int64)
-        labels[end:] = copied
-        return Sample((Piece(tokens, labels),))
+        places = np.sort(random.choice(end, self.num_tokens, replace=False))
+        blanks = Stretch(Repeated(np.array([BLANK])), 0, end - self.num_tokens)
+        before = places - np.arange(self.num_tokens)  # blanks before each token
+        scattered = hidden([blanks], [unasked(token) for token in np.split(copied, self.num_tokens)], before.tolist())
+        return Sample((*scattered, Piece(np.full(self.num_tokens, self.marker), copied)))

@@ -48,11 +48,21 @@ class Stretch:
         return unasked(self.document.tokens(self.start + start, self.start + stop))
 
 
+class Part(Protocol):
+    """Something that samples are made of: a `Piece`, a `Stretch`, or what is made as it is read."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, start: int, stop: int) -> Piece:
+        """Tokens `start` to `stop`."""
+        ...
+
+
 @dataclass(frozen=True)
 class Sample:
     """One stream with its questions."""
 
-    parts: tuple[Piece | Stretch, ...]
+    parts: tuple[Part, ...]
 
     def __len__(self) -> int:
         return sum(map(len, self.parts))

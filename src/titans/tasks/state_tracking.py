@@ -19,6 +19,7 @@ x_1 ... x_t is the permutation i -> x_t[... x_2[x_1[i]]]. (In the other order th
 named as its inverse.) Elements are numbered in lexicographic order of (p[0], p[1], ...), so that 0 is the identity.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate, permutations
@@ -29,16 +30,18 @@ import numpy as np
 from titans.data.batches import IGNORED
 from titans.parsing import check_types, require
 from titans.tasks.checks import require_length
-from titans.tasks.sample import Piece, Sample
+from titans.tasks.sample import Piece, Sample, joined
 
 Group = Literal["S3", "A5", "S5"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class WordProblem:
-    """The word problem of a permutation group (a `Task`): every element is as likely as another, at each place."""
+_BLOCK = 65_536  # elements of a long word that are made at once
 
-    group: Group = "S5"
+
+@dataclass(frozen=True, kw_only=True)
+class _Words(ABC):
+    """What all of them have in common (a `Task`): every element is as likely as another, at each place."""
+
     tokens_each: int = 1
     """in how many tokens an element is told"""
 
@@ -47,8 +50,17 @@ class WordProblem:
         require(self, "tokens_each", self.tokens_each >= 1, "at least 1")
 
     @property
+    @abstractmethod
+    def size(self) -> int:
+        """Elements of the group."""
+
+    @abstractmethod
+    def products(self, so_far: int, told: np.ndarray) -> np.ndarray:
+        """The product after each element told [n], of `so_far` and those up to it [n] int64."""
+
+    @property
     def vocab_size(self) -> int:
-        return len(elements(self.group)) * self.tokens_each
+        return self.size * self.tokens_each
 
     @property
     def shortest(self) -> int:
@@ -56,50 +68,59 @@ class WordProblem:
         return self.tokens_each
 
     def sample(self, length: int, random: np.random.Generator) -> Sample:
-        """`length` tokens: elements, each with the product up to it.
+        """`length` tokens: elements, each with the product up to it; the last may be told in part.
 
         Raises:
             TitansError: length is below `shortest`.
         """
         require_length(self, length)
-        then, size = _products(self.group), len(elements(self.group))
-        told = random.integers(size, size=-(-length // self.tokens_each))
-        # Lists, as looking up one number in an array takes many times as long.
-        products = list(accumulate(told.tolist(), lambda so_far, x: then[so_far][x]))
-        return _asked(told, np.array(products, np.int64), size, self.tokens_each, length)
+        count = -(-length // self.tokens_each)
+        if count > _BLOCK:
+            return Sample((_LongWord(self, length, int(random.integers(2**63))),))
+        told = random.integers(self.size, size=count)
+        return Sample((self.asked(told, self.products(0, told)).read(0, length),))
+
+    def asked(self, told: np.ndarray, products: np.ndarray) -> Piece:
+        """The tokens of elements [n], and after each the product as a label [n * tokens_each]."""
+        each = self.tokens_each
+        labels = np.full(len(told) * each, IGNORED, np.int64)
+        labels[each - 1 :: each] = products
+        return Piece((told[:, None] + self.size * np.arange(each)).reshape(-1), labels)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModularCounting:
-    """Counting modulo m (a `Task`): increments from 0 to m - 1, and their sum so far."""
+class WordProblem(_Words):
+    """The word problem of a permutation group."""
+
+    group: Group = "S5"
+
+    @property
+    def size(self) -> int:
+        return len(elements(self.group))
+
+    def products(self, so_far: int, told: np.ndarray) -> np.ndarray:
+        then = _products(self.group)
+        # Lists, as looking up one number in an array takes many times as long.
+        found = accumulate(told.tolist(), lambda before, x: then[before][x], initial=so_far)
+        return np.array(list(found)[1:], np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModularCounting(_Words):
+    """Counting modulo m: increments from 0 to m - 1, and their sum so far."""
 
     modulus: int = 5
-    tokens_each: int = 1
-    """in how many tokens an increment is told"""
 
     def __post_init__(self) -> None:
-        check_types(self)
+        super().__post_init__()
         require(self, "modulus", self.modulus >= 2, "at least 2")
-        require(self, "tokens_each", self.tokens_each >= 1, "at least 1")
 
     @property
-    def vocab_size(self) -> int:
-        return self.modulus * self.tokens_each
+    def size(self) -> int:
+        return self.modulus
 
-    @property
-    def shortest(self) -> int:
-        """One increment."""
-        return self.tokens_each
-
-    def sample(self, length: int, random: np.random.Generator) -> Sample:
-        """`length` tokens: increments, each with the sum up to it.
-
-        Raises:
-            TitansError: length is below `shortest`.
-        """
-        require_length(self, length)
-        told = random.integers(self.modulus, size=-(-length // self.tokens_each))
-        return _asked(told, told.cumsum() % self.modulus, self.modulus, self.tokens_each, length)
+    def products(self, so_far: int, told: np.ndarray) -> np.ndarray:
+        return (so_far + told.cumsum()) % self.modulus
 
 
 def parity(tokens_each: int = 1) -> ModularCounting:
@@ -107,12 +128,37 @@ def parity(tokens_each: int = 1) -> ModularCounting:
     return ModularCounting(modulus=2, tokens_each=tokens_each)
 
 
-def _asked(told: np.ndarray, products: np.ndarray, size: int, each: int, length: int) -> Sample:
-    """`length` tokens, `each` per element of a group of that size; the last element may be told in part."""
-    tokens = (told[:, None] + size * np.arange(each)).reshape(-1)[:length]
-    labels = np.full(length, IGNORED, np.int64)
-    labels[each - 1 :: each] = products[: length // each]
-    return Sample((Piece(tokens, labels),))
+class _LongWord:
+    """A word that is made block by block as it is read (a `Part`); what is known of all of it is each block's start."""
+
+    def __init__(self, words: _Words, length: int, seed: int) -> None:
+        self._words, self._length, self._seed = words, length, seed
+        self._made: tuple[int, Piece | None] = -1, None
+        self._starts = [0]
+        for number in range((length - 1) // (_BLOCK * words.tokens_each)):
+            told = self._told(number)
+            self._starts.append(int(words.products(self._starts[-1], told)[-1]))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, start: int, stop: int) -> Piece:
+        """Tokens `start` to `stop`."""
+        size = _BLOCK * self._words.tokens_each
+        blocks = range(start // size, max(start, stop - 1) // size + 1)
+        return joined(
+            [self._block(n).read(max(start, n * size) - n * size, min(stop, (n + 1) * size) - n * size) for n in blocks]
+        )
+
+    def _block(self, number: int) -> Piece:
+        if self._made[0] != number:
+            told = self._told(number)
+            self._made = number, self._words.asked(told, self._words.products(self._starts[number], told))
+        assert self._made[1] is not None
+        return self._made[1]
+
+    def _told(self, number: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, number]).integers(self._words.size, size=_BLOCK)
 
 
 @cache
