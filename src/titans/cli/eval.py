@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import Positional, Suppress, arg
 
 from titans.cli import corpus
 from titans.cli.imports import import_torch
@@ -23,6 +23,22 @@ if TYPE_CHECKING:
     from titans.data.text import Document
     from titans.tasks.catalogue import Choices
     from titans.training.evaluate import Evaluation
+
+_OWNERS = {
+    "text": ("text",),
+    "max_tokens": ("text",),
+    "haystack": ("needles", "babilong"),
+    "kind": ("needles",),
+    "depths": ("needles",),
+    "question": ("babilong",),
+    "mode": ("babilong",),
+    "babi": ("babilong",),
+    "problem": ("state-tracking",),
+    "tokens_each": ("state-tracking",),
+    "num_pairs": ("mqar",),
+    "vocab_size": ("mqar",),
+}
+_OF_ANY_TASK = ("length", "samples", "seed", "save", "label")
 
 
 def run(
@@ -49,6 +65,7 @@ def run(
     save: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: nowhere)")] = None,
     label: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the checkpoint's folder)")] = None,
     json: bool = False,
+    typed: Suppress[frozenset[str]] = frozenset(),
 ) -> None:
     """Reads text once, documents side by side, with the memory carried along; or puts a task's questions.
 
@@ -76,6 +93,7 @@ def run(
         save: tasks: folder whose results.json takes the scores, beside those of other models, for titans report
         label: tasks: the model's name there
         json: print the result as JSON
+        typed: names of the options that were given
     """
     counts = {"--max-tokens": max_tokens, "--batch-size": batch_size, "--piece": piece, "--samples": samples}
     counts |= {"--tokens-each": tokens_each, "--num-pairs": num_pairs, "--vocab-size": vocab_size}
@@ -85,19 +103,18 @@ def run(
             raise TitansError(f"{name} is {value}; it must be at least 1")
     if seed < 0:
         raise TitansError(f"--seed is {seed}; it must be at least 0")
-    if depths is not None and task != "needles":
-        raise TitansError("--depths says where needles lie: leave it out, or ask for needles")
     least = 0 if task == "babilong" else 1  # 0: the facts alone
     if min(length, default=-1) < least:
         raise TitansError(f"--length is {min(length, default='empty')}; it must be at least {least}")
     if save is None and label is not None:
         raise TitansError("--label names the model in the results that --save writes: give --save DIR as well")
-    if save is not None and task == "text":
-        raise TitansError("--save takes the scores of a task: name one, for example titans eval needles --save DIR")
     import_torch()
+    from titans.tasks.catalogue import TASKS, Choices, title
+
+    if task == "text" or task in TASKS:
+        _require_its_own(task, typed)
     if task != "text":
         from titans.cli import scores
-        from titans.tasks.catalogue import Choices, title
 
         choices = Choices(
             kind=kind,
@@ -126,6 +143,17 @@ def run(
         print(dumps({"bits_per_byte": evaluation.bits_per_token} | evaluation.to_dict(), indent=2))
     else:
         _show(evaluation)
+
+
+def _require_its_own(task: str, typed: frozenset[str]) -> None:
+    """TitansError for an option that has nothing to do with what is asked."""
+    for name in sorted(typed):
+        flag, owners = f"--{name.replace('_', '-')}", _OWNERS.get(name, (task,))
+        if task == "text" and name in _OF_ANY_TASK:
+            raise TitansError(f"{flag} is about a task: name one, for example titans eval needles {flag} ...")
+        if task not in owners:
+            whose = "text to predict" if owners == ("text",) else " and ".join(owners)
+            raise TitansError(f"{flag} is about {whose}: leave it out, or ask for that")
 
 
 def _kept(save: Path | None, label: str | None, checkpoint: Path, task: str, choices: "Choices") -> "Kept | None":
