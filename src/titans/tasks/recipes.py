@@ -222,7 +222,7 @@ _RECIPES = {
             learning_rate=2e-3,
             final_lr_fraction=0.02,
             warmup_steps=100,
-            gate_penalty=0.03,
+            gate_penalty=0.1,
         ),
         source=_babilong,
         reads_text=True,
