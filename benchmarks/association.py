@@ -82,19 +82,25 @@ def deep(pairs: Pairs, hidden: int, activation: str, share: float, scale: float,
     return pairs.right(act(pairs.keys @ first) @ second - before)
 
 
+def best(pairs: Pairs, hidden: int, activation: str, parts: tuple[float, ...]) -> float:
+    """What two layers get with the best settings."""
+    tried = itertools.product(SHARES, SCALES, parts)
+    return max(deep(pairs, hidden, activation, *settings) for settings in tried)
+
+
 @torch.no_grad()
 def main() -> None:
     counts, rows = (128, 512), []
     for width in (32, 45, 90):
-        found = [max(matrix(Pairs.of(width, count), share) for share in SHARES) for count in counts]
+        given = [Pairs.of(width, count) for count in counts]
+        found = [max(matrix(pairs, share) for share in SHARES) for pairs in given]
         rows.append([f"matrix, width {width}", f"{width**2:,}", *(f"{x:.0%}" for x in found), ""])
+    given = [Pairs.of(32, count) for count in counts]
     for hidden, activation in itertools.product((32, 128), ACTIVATIONS):
-
-        def best(count: int, parts: tuple[float, ...], hidden: int = hidden, activation: str = activation) -> float:
-            tried = itertools.product(SHARES, SCALES, parts)
-            return max(deep(Pairs.of(32, count), hidden, activation, *settings) for settings in tried)
-
-        found = [*(best(count, PARTS) for count in counts), best(counts[0], (0.0,))]
+        found = [
+            *(best(pairs, hidden, activation, PARTS) for pairs in given),
+            best(given[0], hidden, activation, (0.0,)),
+        ]
         name = f"depth 2, width 32, {hidden} hidden, {activation}"
         rows.append([name, f"{2 * 32 * hidden:,}", *(f"{x:.0%}" for x in found)])
     print(markdown_table(["memory", "numbers", *(f"{n} pairs" for n in counts), "128, first layer fixed"], rows))

@@ -131,4 +131,9 @@ def test_the_blocks_of_a_long_word_are_one_word(task):
     assert np.array_equal(whole.labels[whole.labels != IGNORED], task.products(0, told))
     assert not np.array_equal(whole.tokens[:65_536], whole.tokens[65_536 * task.tokens_each :][:65_536])
     (part,) = sample.parts
-    assert np.array_equal(part.read(65_530, 65_540).tokens, whole.tokens[65_530:65_540])
+    (fresh,) = task.sample(length, np.random.default_rng(0)).parts  # whose first blocks nobody has read
+    place = slice(2 * 65_536 * task.tokens_each + 5, 2 * 65_536 * task.tokens_each + 15)
+    for unread in (fresh, part):
+        for where in (place, slice(65_530, 65_540)):
+            assert np.array_equal(unread.read(where.start, where.stop).tokens, whole.tokens[where])
+            assert np.array_equal(unread.read(where.start, where.stop).labels, whole.labels[where])

@@ -57,7 +57,7 @@ def held_out(run: Path) -> "list[Document]":
     return split_documents(documents, seed=read_settings(checkpoint).seed)[1]
 
 
-def tokenizer_of(checkpoint: Path, vocab_size: int) -> "Tokenizer":
+def text_tokenizer(checkpoint: Path, vocab_size: int) -> "Tokenizer":
     """What the model of a run or a saved model reads text with: bytes, or its own pieces of words.
 
     Raises:

@@ -66,7 +66,7 @@ def run(
     if not isinstance(model, TitansLM):
         raise TitansError(f"{checkpoint} holds the baseline {model.config.name}, which has no memory to look into")
     blocks = _blocks(model.config, checkpoint, block)
-    tokenizer = corpus.tokenizer_of(checkpoint, model.config.vocab_size)
+    tokenizer = corpus.text_tokenizer(checkpoint, model.config.vocab_size)
     tokens = _tokens(text, prompt, tokenizer, None if json else max_tokens)
     model = model.to(best_device()).eval()
     found = _inspect(model, tokens, tokenizer, blocks)

@@ -59,9 +59,18 @@ class Needles:
         return self.tokenizer.vocab_size
 
     @property
+    def _num_keys(self) -> int:
+        return SEVERAL if self.kind == "mk" else 1
+
+    @property
+    def _num_values(self) -> int:
+        """Of the key that is asked for; every other has one."""
+        return SEVERAL if self.kind == "mv" else 1
+
+    @property
     def shortest(self) -> int:
         """With the longest words and no filler at all; each of their characters may be a token of its own."""
-        values, needles = (SEVERAL if self.kind in kinds else 1 for kinds in (("mv",), ("mv", "mk")))
+        values, needles = self._num_values, self._num_keys + self._num_values - 1
         around = sum(map(len, self._parts("", [""] * values, [("", "")] * needles)))
         key = len(f"{max(_ADJECTIVES, key=len)}-{max(_NOUNS, key=len)}")
         value = 36 if self.kind == "w" else 7
@@ -74,8 +83,8 @@ class Needles:
         Raises:
             TitansError: the needles do not fit into so few tokens.
         """
-        key, *others = _distinct_keys(SEVERAL if self.kind == "mk" else 1, random)
-        values = [_value(self.kind, random) for _ in range(SEVERAL if self.kind == "mv" else 1)]
+        key, *others = _distinct_keys(self._num_keys, random)
+        values = [_value(self.kind, random) for _ in range(self._num_values)]
         needles = [(key, value) for value in values] + [(other, _value(self.kind, random)) for other in others]
         opening, *pieces, question, answer = self._parts(key, values, needles)
         end = stated(question, answer)

@@ -21,7 +21,7 @@ named as its inverse.) Elements are numbered in lexicographic order of (p[0], p[
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from itertools import accumulate, permutations
 from typing import Literal
 
@@ -33,8 +33,6 @@ from titans.tasks.checks import require_length
 from titans.tasks.sample import Piece, Sample, joined
 
 Group = Literal["S3", "A5", "S5"]
-
-
 _BLOCK = 65_536  # elements of a long word that are made at once
 
 
@@ -129,15 +127,12 @@ def parity(tokens_each: int = 1) -> ModularCounting:
 
 
 class _LongWord:
-    """A word that is made block by block as it is read (a `Part`); what is known of all of it is each block's start."""
+    """A word that is made block by block as it is read (a `Part`); what is kept is where each block so far begins."""
 
     def __init__(self, words: _Words, length: int, seed: int) -> None:
         self._words, self._length, self._seed = words, length, seed
-        self._made: tuple[int, Piece | None] = -1, None
-        self._starts = [0]
-        for number in range((length - 1) // (_BLOCK * words.tokens_each)):
-            told = self._told(number)
-            self._starts.append(int(words.products(self._starts[-1], told)[-1]))
+        self._starts = [0]  # products before each block
+        self._block = lru_cache(maxsize=1)(self._make)
 
     def __len__(self) -> int:
         return self._length
@@ -150,15 +145,14 @@ class _LongWord:
             [self._block(n).read(max(start, n * size) - n * size, min(stop, (n + 1) * size) - n * size) for n in blocks]
         )
 
-    def _block(self, number: int) -> Piece:
-        if self._made[0] != number:
-            told = self._told(number)
-            self._made = number, self._words.asked(told, self._words.products(self._starts[number], told))
-        assert self._made[1] is not None
-        return self._made[1]
-
-    def _told(self, number: int) -> np.ndarray:
-        return np.random.default_rng([self._seed, number]).integers(self._words.size, size=_BLOCK)
+    def _make(self, number: int) -> Piece:
+        while len(self._starts) <= number:  # somebody skipped a block
+            self._make(len(self._starts) - 1)
+        told = np.random.default_rng([self._seed, number]).integers(self._words.size, size=_BLOCK)
+        products = self._words.products(self._starts[number], told)
+        if len(self._starts) == number + 1:
+            self._starts.append(int(products[-1]))
+        return self._words.asked(told, products)
 
 
 @cache
