@@ -43,6 +43,7 @@ LABELS = {
     "mamba": "Mamba",
     "mamba2": "Mamba-2",
     "gated-delta": "Gated DeltaNet",
+    "gated-delta-neg": "Gated DeltaNet, steps up to 2",
     "hybrid": "hybrid",
 }
 

@@ -43,6 +43,7 @@ STYLES = {
     "Mamba": LineStyle(MUTED, "--", "<"),
     "Mamba-2": LineStyle(MUTED, "--", ">"),
     "Gated DeltaNet": LineStyle(INK, "--", "X"),
+    "Gated DeltaNet, steps up to 2": LineStyle(GREEN, "--", "X"),
     "hybrid": LineStyle(LIGHT_ORANGE, "--", "*"),
 }
 """Full lines have the memory."""

@@ -18,6 +18,8 @@ from transformers import (
     MambaModel,
     MistralConfig,
     MistralModel,
+    OlmoHybridConfig,
+    OlmoHybridModel,
     Qwen3NextConfig,
     Qwen3NextModel,
 )
@@ -42,6 +44,8 @@ def build(config: BaselineConfig) -> nn.Module:
             return _mamba(config)
         case "mamba2":
             return _mamba2(config)
+        case "gated-delta-neg":
+            return _negative_delta(config)
         case _:
             return _gated_delta(config)
 
@@ -90,15 +94,34 @@ def _gated_delta(config: BaselineConfig) -> Qwen3NextModel:
         **_sizes(config),
         **_attention(config),
         num_experts=0,
+        **_delta_heads(config),
         layer_types=["full_attention" if config.attends(i) else "linear_attention" for i in range(config.num_layers)],
-        linear_num_key_heads=config.num_heads,
-        linear_num_value_heads=config.num_heads,
-        linear_key_head_dim=max(1, 3 * config.dim // (4 * config.num_heads)),
-        linear_value_head_dim=max(1, 3 * config.dim // (2 * config.num_heads)),
     )
     model = Qwen3NextModel(settings)
     _begin_slow(model)
     return model
+
+
+def _negative_delta(config: BaselineConfig) -> OlmoHybridModel:
+    """OLMo Hybrid without its attention: steps up to 2, so that a step may turn a key's value round."""
+    layers = ["linear_attention"] * config.num_layers
+    return OlmoHybridModel(
+        _DeltaAlone(**_sizes(config), **_attention(config), **_delta_heads(config), layer_types=layers)
+    )
+
+
+class _DeltaAlone(OlmoHybridConfig):
+    def validate_architecture(self) -> None:
+        """OLMo Hybrid's own refuses to be without attention."""
+
+
+def _delta_heads(config: BaselineConfig) -> dict:
+    return {
+        "linear_num_key_heads": config.num_heads,
+        "linear_num_value_heads": config.num_heads,
+        "linear_key_head_dim": max(1, 3 * config.dim // (4 * config.num_heads)),
+        "linear_value_head_dim": max(1, 3 * config.dim // (2 * config.num_heads)),
+    }
 
 
 @torch.no_grad()

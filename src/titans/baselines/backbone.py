@@ -4,6 +4,8 @@ transformers keeps what a model remembers in a cache that every call changes. He
 from the state and empties it into the next one, so that earlier states stay as they are.
 """
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
@@ -21,6 +23,9 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.model = build(config)
+        # One cache, called differently from model to model before transformers 5.24.
+        names = inspect.signature(self.model.forward).parameters.keys()
+        (self.cache_name,) = names & {"cache", "past_key_values", "cache_params"}
 
     @property
     def embedding(self) -> Tensor:
@@ -37,16 +42,16 @@ class Backbone(nn.Module):
             _fill(cache, state)
             if self.config.name == "mamba":  # begins every longer stretch with an empty memory, without a word
                 pieces = tokens.split(1, dim=1)
-        options = self._options(tokens)
+        options = {self.cache_name: cache, **self._options(tokens)}
         with _spared(cache):
-            outputs = [self.model(input_ids=piece, cache=cache, **options).last_hidden_state for piece in pieces]
+            outputs = [self.model(input_ids=piece, **options).last_hidden_state for piece in pieces]
         layers = tuple(_emptied(layer) for layer in cache.layers)
         return torch.cat(outputs, dim=1), BaselineState(position + tokens.shape[1], layers, self.config)
 
     def _options(self, tokens: Tensor) -> dict:
-        if self.config.name != "gated-delta":
+        if self.config.name not in ("gated-delta", "gated-delta-neg"):
             return {}
-        # Qwen3-Next asks the cache for the length that attention has seen, and here nothing attends.
+        # transformers asks the cache for the length that attention has seen, and here nothing attends.
         masks = {"full_attention": None, "linear_attention": None}
         return {"attention_mask": masks, "position_ids": torch.arange(tokens.shape[1], device=tokens.device)[None]}
 

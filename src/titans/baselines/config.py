@@ -6,20 +6,21 @@ from typing import Literal
 from titans.configuration import Configuration
 from titans.parsing import check_types, require
 
-Name = Literal["llama", "llama-swa", "mamba", "mamba2", "gated-delta", "hybrid"]
-NAMES: tuple[Name, ...] = ("llama", "llama-swa", "mamba", "mamba2", "gated-delta", "hybrid")
+Name = Literal["llama", "llama-swa", "mamba", "mamba2", "gated-delta", "gated-delta-neg", "hybrid"]
+NAMES: tuple[Name, ...] = ("llama", "llama-swa", "mamba", "mamba2", "gated-delta", "gated-delta-neg", "hybrid")
 
 
 @dataclass(frozen=True, kw_only=True)
 class BaselineConfig(Configuration):
     """Settings of a `BaselineLM`.
 
-    llama        full attention (Llama, arXiv 2302.13971)
-    llama-swa    the same with a sliding window (Mistral, arXiv 2310.06825)
-    mamba        selective state space (arXiv 2312.00752)
-    mamba2       the same as structured attention (arXiv 2405.21060)
-    gated-delta  delta rule with forgetting (Gated DeltaNet, arXiv 2412.06464)
-    hybrid       three layers of gated delta, then one of full attention (Qwen3-Next)
+    llama            full attention (Llama, arXiv 2302.13971)
+    llama-swa        the same with a sliding window (Mistral, arXiv 2310.06825)
+    mamba            selective state space (arXiv 2312.00752)
+    mamba2           the same as structured attention (arXiv 2405.21060)
+    gated-delta      delta rule with forgetting (Gated DeltaNet, arXiv 2412.06464)
+    gated-delta-neg  the same with steps up to 2, whose eigenvalues may be negative (arXiv 2411.12537)
+    hybrid           three layers of gated delta, then one of full attention (Qwen3-Next)
     """
 
     name: Name

@@ -43,9 +43,10 @@ def run(
         arg(metavar="{mac,mag,mal,lmm,attention}", help_behavior_hint="(default: the preset's)"),
     ] = None,
     baseline: Annotated[
-        Literal["llama", "llama-swa", "mamba", "mamba2", "gated-delta", "hybrid"] | None,
+        Literal["llama", "llama-swa", "mamba", "mamba2", "gated-delta", "gated-delta-neg", "hybrid"] | None,
         arg(
-            metavar="{llama,llama-swa,mamba,mamba2,gated-delta,hybrid}", help_behavior_hint="(default: a Titans model)"
+            metavar="{llama,llama-swa,mamba,mamba2,gated-delta,gated-delta-neg,hybrid}",
+            help_behavior_hint="(default: a Titans model)",
         ),
     ] = None,
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: a new run)")] = None,
