@@ -104,7 +104,7 @@ def test_every_failure_is_one_line_and_a_code(
 
 def test_a_bad_setting_is_the_users_to_mend(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--steps", "0"]) == 2
-    assert capsys.readouterr().err == "titans: error: TrainConfig.steps is 0; it must be at least 1\n"
+    assert capsys.readouterr().err == "titans: error: --steps is 0; it must be at least 1\n"
 
 
 def test_the_traceback_can_be_had(verb, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,9 @@ def test_a_run_is_not_overwritten_nor_is_its_text(
         (["--out", "{run}", "--text", ""], "the name of the text is empty"),
         (["--out", "{run}", "--text", "-"], "standard input is empty"),
         (["--out", "{run}", "--text", "{short}"], "the text has 2 bytes, too few"),
-        (["--out", "{run}", "--learning-rate", "-1"], "TrainConfig.learning_rate is -1.0; it must be above 0"),
+        (["--out", "{run}", "--learning-rate", "-1"], "--learning-rate is -1.0; it must be above 0"),
+        (["--out", "{run}", "--recipe", "copying", "--length", "9"], "--length is 9; it must be at least "),
+        (["--out", "{run}", "--recipe", "parity", "--baseline", "hybrid"], "this model has one block"),
     ],
 )
 def test_mistakes_are_one_clear_line_and_leave_nothing(

@@ -63,7 +63,7 @@ def _run(arguments: list[str]) -> int:
         if os.environ.get("TITANS_TRACEBACK"):
             raise
         if isinstance(error, TitansError) or _is_ours(error):
-            print(f"titans: error: {error}", file=sys.stderr)
+            print(f"titans: error: {_as_typed(str(error))}", file=sys.stderr)
             return 2
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             _leave_standard_output()
@@ -182,6 +182,13 @@ def _is_ours(error: Exception) -> bool:
         trace = trace.tb_next
     raised_in = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
     return isinstance(error, ValueError) and raised_in.startswith("titans.")
+
+
+def _as_typed(complaint: str) -> str:
+    """Names a setting of training as the option that it is: --batch-size for TrainConfig.batch_size."""
+    import re
+
+    return re.sub(r"^TrainConfig\.(\w+)", lambda found: "--" + found[1].replace("_", "-"), complaint)
 
 
 def _unexpected(error: Exception) -> str:

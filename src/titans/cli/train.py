@@ -130,6 +130,8 @@ def _baseline(name: "Name", config: "TitansConfig") -> "BaselineLM":
     from titans.baselines import BaselineConfig, BaselineLM, match_parameters
     from titans.models.presets import num_parameters
 
+    if name == "hybrid" and config.num_layers < 2:
+        raise TitansError("hybrid takes a block of each of two kinds, and this model has one block: choose another")
     like = BaselineConfig(
         name=name,
         vocab_size=config.vocab_size,

@@ -12,6 +12,7 @@ from titans.data.tokenizer import Tokenizer
 from titans.errors import TitansError
 from titans.memory.config import MemoryConfig
 from titans.models.config import TitansConfig
+from titans.parsing import require
 from titans.tasks.babi import LABELS, babi_folder, read_questions
 from titans.tasks.babilong import Babilong
 from titans.tasks.batches import Countable, InStages, Lengths, SampleBatches
@@ -120,7 +121,9 @@ def _of_one_task(task: Task) -> Source:
     """Samples of up to as many tokens as the window has."""
 
     def source(_documents: Sequence[TokenDocument], settings: TrainConfig, _tokenizer: Tokenizer) -> Countable:
-        lengths = Lengths(shortest=task.shortest, longest=settings.length)
+        shortest = task.shortest
+        require(settings, "length", settings.length >= shortest, f"at least {shortest}, the shortest sample's")
+        lengths = Lengths(shortest=shortest, longest=settings.length)
         return SampleBatches(task, lengths, settings.batch_size, settings.length, settings.seed)
 
     return source
