@@ -1,4 +1,4 @@
-"""The tables of docs/tasks.md: models trained by a recipe and asked at every length, several seeds, side by side.
+"""The tables of docs/long-context.md: models trained by a recipe, asked at every length, several seeds side by side.
 
 Every step is a command of `titans` that can be typed by itself: one `titans train` per model, rate and seed, then one
 `titans eval` per question. Runs, their scores and logs are in --runs, the scores of all in

@@ -101,8 +101,8 @@ def page(results: Results, found: Sequence[Contender], shares: Shares) -> str:
     samples = _samples(results.scores)
     parts = [
         f"# {results.title}",
-        "Written by `benchmarks/long_context.py`. What it means is said in [tasks](../../tasks.md), what measured each "
-        f"number in [results.json](results.json). {made}All of it again:",
+        "Written by `benchmarks/long_context.py`. What it means is said in [long context](../../long-context.md), "
+        f"what measured each number in [results.json](results.json). {made}All of it again:",
         f"    {results.command}",
         "Share right in %: of the samples as a whole, of the products in a word problem. A number for each seed, in "
         "the order of the first table. The picture has their means, and bars from the lowest to the highest.",
