@@ -81,7 +81,8 @@ RECALL = (128, 512, 2048)
 QUESTIONS: dict[str, tuple[Question, ...]] = {
     "needles": (
         *(Question(f"needles --kind {kind}", SHORT, samples=100, batch_size=50) for kind in ("pk", "n", "w")),
-        *(Question("needles --kind pk", (length,), samples=4, depths=5) for length in LONG),
+        *(Question(f"needles --kind {kind}", LONG[:1], samples=4, depths=5) for kind in ("pk", "n", "w")),
+        Question("needles --kind pk", LONG[1:], samples=4, depths=5),
     ),
     "babilong": tuple(
         Question(f"babilong --question qa{number}", lengths, samples, batch_size)

@@ -102,10 +102,11 @@ def page(results: Results, found: Sequence[Contender], shares: Shares) -> str:
     parts = [
         f"# {results.title}",
         "Written by `benchmarks/long_context.py`. What it means is said in [long context](../../long-context.md), "
-        f"what measured each number in [results.json](results.json). {made}All of it again:",
+        f"what measured each number in [results.json](results.json). {made}Last run by:",
         f"    {results.command}",
-        "Share right in %: of the samples as a whole, of the products in a word problem. A number for each seed, in "
-        "the order of the first table. The picture has their means, and bars from the lowest to the highest.",
+        "Share right in %: of the samples as a whole; of parity and S3 of all answers. A number for each seed, in the "
+        "order of the seeds in the first table; without a rate it is the recipe's. The picture has their means, "
+        "and bars from the lowest to the highest.",
         f"![Share right by length]({PICTURE})",
         _models_table(found, results.models),
         *(f"## {task}\n\n{_task_table(task, found, models, samples)}" for task, models in shares.items()),
@@ -196,8 +197,9 @@ def _models_table(found: Sequence[Contender], models: dict[str, ModelSummary]) -
     rows = []
     for one in found:
         own = [models[name] for name in one.models.values()]
-        seeds, seconds = ", ".join(map(str, one.models)), ", ".join(f"{summary.train_seconds:,.0f}" for summary in own)
-        rows.append([one.label, seeds, f"{own[0].parameters:,}", f"{own[0].train_tokens / 1e6:.1f} M", seconds])
+        tokens = ", ".join(f"{summary.train_tokens / 1e6:.1f}" for summary in own)
+        seconds = ", ".join(f"{summary.train_seconds:,.0f}" for summary in own)
+        rows.append([one.label, ", ".join(map(str, one.models)), f"{own[0].parameters:,}", f"{tokens} M", seconds])
     return markdown_table(["model", "seeds", "parameters", "training tokens", "seconds of training"], rows)
 
 
@@ -229,7 +231,10 @@ def _samples(scores: Iterable[TaskScore]) -> dict[tuple[str, int], str]:
 
 
 def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.0f}"
+    """As 100 only what is 100."""
+    if share is None:
+        return "-"
+    return f"{100 * share:.{1 if 0.99 < share < 1 else 0}f}"
 
 
 def _panel(

@@ -42,7 +42,7 @@ def test_every_seed_stands_in_the_tables_and_depths_are_pooled(tmp_path):
         ],
     )
     assert "    the command\n" in page
-    assert row(page, "Titans (MAC)", "2, 10") == ["Titans (MAC)", "2, 10", "1,234", "2.5 M", "61, 61"]
+    assert row(page, "Titans (MAC)", "2, 10") == ["Titans (MAC)", "2, 10", "1,234", "2.5, 2.5 M", "61, 61"]
     assert row(page, "model", "2,048") == ["model", "2,048", "131,072"]
     assert row(page, "Titans (MAC)", "75, 50") == ["Titans (MAC)", "75, 50", "75, -"]
     assert row(page, "Llama", "25") == ["Llama", "25", "-"]
