@@ -22,6 +22,7 @@ from titans.training.config import TrainConfig
         ("betas", (0.9, 1.0)),
         ("clip_norm", 0.0),
         ("gate_penalty", -0.1),
+        ("penalty_warmup_steps", -1),
         ("precision", "float16"),
         ("seed", -1),
         ("log_every", 0),

@@ -100,11 +100,13 @@ def test_a_model_without_memories_or_forgetting_has_only_what_it_has() -> None:
             assert 0 <= openness().item() <= most
 
 
-def trained(out: Path, source, steps: int, penalty: float) -> tuple[TitansLM, list[dict]]:
+def trained(out: Path, source, steps: int, penalty: float, **more) -> tuple[TitansLM, list[dict]]:
     """The model and the lines of its metrics, one for each step."""
     torch.manual_seed(0)
     model = TitansLM(CONFIG)
-    config = TrainConfig(steps=steps, batch_size=2, length=8, learning_rate=0.1, log_every=1, gate_penalty=penalty)
+    config = TrainConfig(
+        steps=steps, batch_size=2, length=8, learning_rate=0.1, log_every=1, gate_penalty=penalty, **more
+    )
     train(model, source, config, out)
     return model, [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
 
@@ -117,6 +119,13 @@ def test_training_with_the_penalty_closes_the_gates(tmp_path: Path, batches) -> 
             model(batches().next().tokens)
             found.append(openness().item())
     assert found[1] < found[0] / 2
+
+
+def test_the_penalty_begins_small_where_it_has_a_warm_up(tmp_path: Path, batches) -> None:
+    _, (at_once,) = trained(tmp_path / "at-once", batches(), 1, 10.0)
+    _, slowly = trained(tmp_path / "slowly", batches(), 20, 10.0, penalty_warmup_steps=20)
+    assert slowly[0]["grad_norm"] < at_once["grad_norm"] / 1.5
+    assert slowly[0]["loss"] == at_once["loss"]
 
 
 def test_the_penalty_is_in_the_gradient_and_not_in_the_loss_that_is_reported(tmp_path: Path, batches) -> None:

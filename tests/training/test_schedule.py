@@ -3,7 +3,7 @@ from itertools import pairwise
 import pytest
 
 from titans.training.config import TrainConfig
-from titans.training.schedule import learning_rate
+from titans.training.schedule import gate_penalty, learning_rate
 
 
 def test_the_rate_rises_evenly_and_falls_along_a_cosine() -> None:
@@ -25,3 +25,9 @@ def test_the_warm_up_is_a_twentieth_unless_given() -> None:
     assert learning_rate(50, TrainConfig(steps=1000, learning_rate=1.0)) == 1.0
     assert learning_rate(49, TrainConfig(steps=1000, learning_rate=1.0)) == pytest.approx(0.98)
     assert learning_rate(1000, TrainConfig(steps=100_000, learning_rate=1.0)) == 1.0
+
+
+def test_the_price_on_gates_rises_evenly_and_stays() -> None:
+    config = TrainConfig(steps=10, gate_penalty=0.3, penalty_warmup_steps=4)
+    assert [gate_penalty(step, config) for step in (1, 2, 4, 5, 10)] == pytest.approx([0.075, 0.15, 0.3, 0.3, 0.3])
+    assert gate_penalty(1, TrainConfig(gate_penalty=0.3)) == 0.3

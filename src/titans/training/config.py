@@ -32,6 +32,8 @@ class TrainConfig:
     """largest norm of the gradient; longer ones are scaled down to it"""
     gate_penalty: float = 0.0
     """added to the loss: this many times how far the memory's gates stand open (`titans.training.openness`)"""
+    penalty_warmup_steps: int = 0
+    """steps over which that rises from nothing: what is not used yet would be shut before it is learned"""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast, the weights stay float32"""
     seed: int = 0
@@ -58,13 +60,17 @@ class TrainConfig:
         require(self, "betas", averaging, "two numbers of at least 0 and below 1")
         require(self, "clip_norm", self.clip_norm > 0, "above 0")
         require(self, "gate_penalty", self.gate_penalty >= 0, "0 or more")
+        rising = 0 <= self.penalty_warmup_steps <= self.steps
+        require(self, "penalty_warmup_steps", rising, f"between 0 and steps ({self.steps})")
         require(self, "precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16")
         require(self, "seed", 0 <= self.seed < 2**63, "0 or more, and below 2**63")
 
     def for_steps(self, steps: int) -> "TrainConfig":
-        """The same in so many steps, with a warm-up that is no longer than they are."""
+        """The same in so many steps, with warm-ups that are no longer than they are."""
         warmup = None if self.warmup_steps is None else min(self.warmup_steps, steps)
-        return replace(self, steps=steps, warmup_steps=warmup)
+        return replace(
+            self, steps=steps, warmup_steps=warmup, penalty_warmup_steps=min(self.penalty_warmup_steps, steps)
+        )
 
     def to_dict(self) -> dict:
         """The fields, as JSON holds them."""

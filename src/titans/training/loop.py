@@ -21,7 +21,7 @@ from titans.training.model import CarriedState, StatefulModel, autocast, device_
 from titans.training.openness import watched
 from titans.training.optimizer import make_optimizer
 from titans.training.progress import Progress
-from titans.training.schedule import learning_rate
+from titans.training.schedule import gate_penalty, learning_rate
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class _Run:
             self.state = None
         batch = batch.to(self.device)
         try:
-            loss, penalised, state = self._losses(batch)
+            loss, penalised, state = self._losses(batch, gate_penalty(step, self.config))
         except NonFiniteError as error:
             raise TitansError(self._diverged(step, math.nan, math.nan)) from error
         penalised.backward()
@@ -157,9 +157,8 @@ class _Run:
         if step % self.config.log_every == 0 or step == self.config.steps:
             self.metrics.append(self.meter.line(step, norm, rate))
 
-    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor, CarriedState]:
+    def _losses(self, batch: Batch, penalty: float) -> tuple[Tensor, Tensor, CarriedState]:
         """The loss that is reported, the one whose gradient is taken, and the next state."""
-        penalty = self.config.gate_penalty
         with autocast(self.device, self.config.precision), watched(self.model) if penalty else nullcontext() as gates:
             loss, state = self.model.loss(
                 batch.tokens, batch.labels, state=self.state, reset=batch.reset, weights=batch.weights

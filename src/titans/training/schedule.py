@@ -1,4 +1,4 @@
-"""The learning rate over time: a linear warm-up, then half a cosine."""
+"""What changes over a run: the learning rate, by a linear warm-up and half a cosine, and the price on open gates."""
 
 import math
 
@@ -17,3 +17,8 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     fallen = (step - warmup) / (config.steps - warmup)
     cosine = (1 + math.cos(math.pi * fallen)) / 2
     return config.learning_rate * (config.final_lr_fraction + (1 - config.final_lr_fraction) * cosine)
+
+
+def gate_penalty(step: int, config: TrainConfig) -> float:
+    """The price on open gates at `step`, counted from 1: it rises evenly to `config.gate_penalty` and stays there."""
+    return config.gate_penalty * min(1.0, step / max(1, config.penalty_warmup_steps))
