@@ -135,6 +135,8 @@ def test_a_run_is_not_overwritten_nor_is_its_text(
         (["--out", "{run}", "--learning-rate", "-1"], "--learning-rate is -1.0; it must be above 0"),
         (["--out", "{run}", "--recipe", "copying", "--length", "9"], "--length is 9; it must be at least "),
         (["--out", "{run}", "--recipe", "parity", "--baseline", "hybrid"], "this model has one block"),
+        (["--out", "{run}", "--recipe", "parity", "--warmup-steps", "501"], "--warmup-steps is 501; it must"),
+        (["--out", "{run}", "--steps", "9", "--penalty-warmup-steps", "10"], "--penalty-warmup-steps is 10; it must"),
     ],
 )
 def test_mistakes_are_one_clear_line_and_leave_nothing(

@@ -16,7 +16,7 @@ from titans.training.config import TrainConfig
         ("batch_size", 0),
         ("length", -1),
         ("learning_rate", 0.0),
-        ("warmup_steps", 1001),
+        ("warmup_steps", -1),
         ("final_lr_fraction", 1.5),
         ("weight_decay", -0.1),
         ("betas", (0.9, 1.0)),
@@ -34,6 +34,14 @@ from titans.training.config import TrainConfig
 def test_a_bad_value_is_named_with_its_remedy(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"TrainConfig\.{field} is .*; it must be "):
         TrainConfig(**{field: value})  # pyright: ignore[reportArgumentType]
+
+
+def test_a_run_reaches_the_end_of_its_warm_ups() -> None:
+    for field in ("warmup_steps", "penalty_warmup_steps"):
+        TrainConfig(steps=9, **{field: 9}).require_rise()
+        with pytest.raises(ValueError, match=rf"TrainConfig\.{field} is 10; it must be at most steps \(9\)"):
+            TrainConfig(steps=9, **{field: 10}).require_rise()
+        TrainConfig(steps=9, **{field: 10}).for_steps(4).require_rise()
 
 
 def test_a_config_survives_json() -> None:

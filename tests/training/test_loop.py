@@ -194,6 +194,12 @@ def test_a_run_is_not_overwritten_and_is_resumed_with_its_own_settings(tmp_path:
     assert finished.steps == 13
 
 
+def test_a_warm_up_longer_than_the_run_is_refused(tmp_path: Path, small_model, batches) -> None:
+    with pytest.raises(ValueError, match="warmup_steps is 5; it must be at most steps"):
+        train(small_model(), batches(), replace(CONFIG, steps=4, warmup_steps=5), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_resuming_nothing_is_one_clear_line(tmp_path: Path, small_model, batches) -> None:
     with pytest.raises(TitansError, match="holds no checkpoint"):
         train(small_model(), batches(), CONFIG, tmp_path, resume=True)

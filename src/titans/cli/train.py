@@ -111,6 +111,7 @@ def _begin(
             raise TitansError(f"the recipe {name!r} reads no text: leave --text out")
         config = recipe.config if preset is None else config.replace(vocab_size=recipe.config.vocab_size)
         settings = _overridden(recipe.settings, settings, typed)
+    settings.require_rise()  # before a long text is read
     config = config.replace(variant=variant) if variant else config
     refuse_to_overwrite(out)
     with removed_on_failure(out, unless=out / LINK):

@@ -69,10 +69,12 @@ def train(
         resume: go on from the checkpoint in `out`, with the same settings.
 
     Raises:
+        ValueError: a warm-up is longer than the run.
         TitansError: the loss is not finite, `out` already holds a run (or, with `resume`, none), the settings differ
             from the checkpoint's, or the disk is full. The last checkpoint is intact.
         KeyboardInterrupt: after Ctrl-C, when the checkpoint has been saved; the message says where.
     """
+    config.require_rise()
     run = _Run(model, source, config, Path(out), resume)
     if progress is not None and run.meter.tokens:
         progress.skip(run.meter.tokens)
