@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 
-.PHONY: quickstart test lint sanitize soak memory-gain capacity long-context constant bench bench-gpu check-gpu
+.PHONY: quickstart test lint sanitize soak memory-gain capacity parity-ablation long-context constant bench bench-gpu check-gpu
 
 quickstart: $(STAMP)
 	$(BIN)/titans quickstart $(ARGS)
@@ -31,6 +31,9 @@ memory-gain: $(STAMP)
 
 capacity: $(STAMP)
 	$(BIN)/python benchmarks/capacity.py $(ARGS)
+
+parity-ablation: $(STAMP)
+	$(BIN)/python benchmarks/parity_ablation.py $(ARGS)
 
 long-context: $(STAMP)
 	$(BIN)/python benchmarks/long_context.py $(ARGS)
