@@ -225,7 +225,8 @@ _RECIPES = {
             learning_rate=2e-3,
             final_lr_fraction=0.02,
             warmup_steps=100,
-            gate_penalty=0.1,
+            gate_penalty=0.2,  # at full price from the start some seeds shut their memory before they use it
+            penalty_warmup_steps=6000,
         ),
         source=_babilong,
         reads_text=True,
@@ -308,6 +309,7 @@ def _larger(small: Recipe) -> Recipe:
         settings=replace(
             settings,
             steps=4 * settings.steps,
+            penalty_warmup_steps=4 * settings.penalty_warmup_steps,
             batch_size=4 * settings.batch_size,
             learning_rate=settings.learning_rate / 4,
             precision="bfloat16",
