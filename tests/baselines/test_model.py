@@ -154,3 +154,8 @@ def test_neither_kind(tmp_path):
 def test_impossible_settings(settings, words):
     with pytest.raises(ValueError, match=words):
         BaselineConfig(**settings)
+
+
+def test_with_steps_up_to_two_every_block_is_recurrent():
+    backbone = BaselineLM(BaselineConfig(name="gated-delta-neg", dim=32, num_layers=4, num_heads=2)).backbone.model
+    assert all(layer.linear_attn.allow_neg_eigval for layer in backbone.layers)  # pyright: ignore

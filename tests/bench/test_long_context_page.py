@@ -82,3 +82,9 @@ def test_of_several_rates_the_best_is_drawn_by_what_was_asked_at_all():
 def test_a_name_without_a_seed_is_refused():
     with pytest.raises(AssertionError, match="Llama"):
         contenders(["Llama"])
+
+
+def test_what_is_not_quite_all_is_not_shown_as_all(tmp_path):
+    page = written(tmp_path, [score("Llama, seed 0", 2048, 0.996), score("Mamba, seed 0", 2048, 1.0)])
+    assert row(page, "Llama", "99.6") == ["Llama", "99.6"]
+    assert row(page, "Mamba", "100") == ["Mamba", "100"]
