@@ -33,8 +33,9 @@ from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.report.style import add_legend, line_styles, new_panel, save_svg, styled
 from titans.tasks.mqar import MQAR
-from titans.tasks.recipes import MQAR_PAIRS, recipe
+from titans.tasks.recipes import MQAR_PAIRS, Source, recipe
 from titans.tasks.score import score
+from titans.training.config import TrainConfig
 from titans.training.loop import train
 from titans.training.progress import Progress
 
@@ -100,15 +101,21 @@ class Job:
     seed: int
 
 
-def measure(job: Job, steps: int) -> dict:
-    """Trains one model and asks it; in a process of its own."""
+def trained(source: Source, config: TitansConfig, settings: TrainConfig) -> tuple[TitansLM, float]:
+    """A new model after training on a recipe's own samples, on one thread, and how many seconds that took."""
     torch.set_num_threads(1)
-    found, config = recipe("mqar"), MEMORIES[job.memory].config
-    settings = replace(found.settings.for_steps(steps), learning_rate=job.rate, seed=job.seed)
-    torch.manual_seed(job.seed)
+    torch.manual_seed(settings.seed)
     model = TitansLM(config)
     with TemporaryDirectory() as folder:
-        result = train(model, found.source((), settings, ByteTokenizer()), settings, Path(folder))
+        result = train(model, source((), settings, ByteTokenizer()), settings, Path(folder))
+    return model, round(result.seconds, 1)
+
+
+def measure(job: Job, steps: int) -> dict:
+    """Trains one model and asks it; in a process of its own."""
+    found, config = recipe("mqar"), MEMORIES[job.memory].config
+    settings = replace(found.settings.for_steps(steps), learning_rate=job.rate, seed=job.seed)
+    model, seconds = trained(found.source, config, settings)
     right = {
         str(pairs): score(
             model, MQAR(vocab_size=config.vocab_size, num_pairs=pairs), settings.length, SAMPLES, seed=EVAL_SEED
@@ -116,7 +123,7 @@ def measure(job: Job, steps: int) -> dict:
         for pairs in MQAR_PAIRS
     }
     about = {"state": state_size(model), "parameters": model.num_parameters}
-    return asdict(job) | about | {"steps": steps, "train_seconds": round(result.seconds, 1), "right": right}
+    return asdict(job) | about | {"steps": steps, "train_seconds": seconds, "right": right}
 
 
 def state_size(model: TitansLM) -> int:

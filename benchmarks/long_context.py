@@ -76,13 +76,13 @@ class Question:
         return found if haystack is None else [*found, "--haystack", haystack]
 
 
-SHORT, LONG = (2048, 4096, 8192, 16384), (131072, 2097152)
+KINDS, SHORT = ("pk", "n", "w"), (2048, 4096, 8192, 16384)
 RECALL = (128, 512, 2048)
 QUESTIONS: dict[str, tuple[Question, ...]] = {
     "needles": (
-        *(Question(f"needles --kind {kind}", SHORT, samples=100, batch_size=50) for kind in ("pk", "n", "w")),
-        *(Question(f"needles --kind {kind}", LONG[:1], samples=4, depths=5) for kind in ("pk", "n", "w")),
-        Question("needles --kind pk", LONG[1:], samples=4, depths=5),
+        *(Question(f"needles --kind {kind}", SHORT, samples=100, batch_size=50) for kind in KINDS),
+        *(Question(f"needles --kind {kind}", (131072,), samples=4, depths=5) for kind in KINDS),
+        Question("needles --kind pk", (2097152,), samples=4, depths=5),
     ),
     "babilong": tuple(
         Question(f"babilong --question qa{number}", lengths, samples, batch_size)

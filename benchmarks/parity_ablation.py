@@ -11,20 +11,16 @@ import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-import torch
+from capacity import trained
 from gain_summary import markdown_table
 
 from titans.cli.findings import machine
-from titans.data.tokenizer import ByteTokenizer
 from titans.files import read_json, write_json
 from titans.memory.config import MemoryConfig
-from titans.models.language_model import TitansLM
 from titans.tasks.recipes import recipe
 from titans.tasks.score import score
 from titans.tasks.state_tracking import parity
-from titans.training.loop import train
 from titans.training.progress import Progress
 
 LENGTHS, SAMPLES, EVAL_SEED = (32, 128, 512, 2048), 100, 5
@@ -47,19 +43,17 @@ CHANGES: dict[str, dict] = {
 
 def measure(change: str, seed: int) -> dict:
     """Trains one model and asks it."""
-    found, changed = recipe("parity"), dict(CHANGES[change])
-    penalty = changed.pop("gate_penalty", found.settings.gate_penalty)
-    settings = replace(found.settings, seed=seed, gate_penalty=penalty)
-    torch.manual_seed(seed)
-    model = TitansLM(found.config.replace(memory=found.config.memory.replace(**changed)))
-    with TemporaryDirectory() as folder:
-        result = train(model, found.source((), settings, ByteTokenizer()), settings, Path(folder))
+    base, changed = recipe("parity"), dict(CHANGES[change])
+    penalty = changed.pop("gate_penalty", base.settings.gate_penalty)
+    settings = replace(base.settings, seed=seed, gate_penalty=penalty)
+    config = base.config.replace(memory=base.config.memory.replace(**changed))
+    model, seconds = trained(base.source, config, settings)
     asked = {length: score(model, parity(), length, SAMPLES, seed=EVAL_SEED, batch_size=SAMPLES) for length in LENGTHS}
     return {
         "change": change,
         "seed": seed,
         "parameters": model.num_parameters,
-        "train_seconds": round(result.seconds, 1),
+        "train_seconds": seconds,
         "tokens_right": {str(length): found.tokens_right for length, found in asked.items()},
         "words_right": {str(length): found.right for length, found in asked.items()},
     }
@@ -81,7 +75,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("docs/results/parity_ablation.json"))
     options = parser.parse_args()
-    torch.set_num_threads(1)
     runs = read_json(options.out)["runs"] if options.out.exists() else []
     done = {(one["change"], one["seed"]) for one in runs}
     planned = [(change, seed) for seed in options.seeds for change in options.changes if (change, seed) not in done]

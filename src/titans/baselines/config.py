@@ -1,13 +1,13 @@
 """BaselineConfig: which of the other models, and how large."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from titans.configuration import Configuration
 from titans.parsing import check_types, require
 
 Name = Literal["llama", "llama-swa", "mamba", "mamba2", "gated-delta", "gated-delta-neg", "hybrid"]
-NAMES: tuple[Name, ...] = ("llama", "llama-swa", "mamba", "mamba2", "gated-delta", "gated-delta-neg", "hybrid")
+NAMES: tuple[Name, ...] = get_args(Name)
 
 
 @dataclass(frozen=True, kw_only=True)
