@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 
+import long_context_tables
 from long_context_page import write_page
 
 from titans.baselines import load_model
@@ -262,6 +263,8 @@ def main(given: Sequence[str] | None = None) -> None:
     if failed:
         raise SystemExit("\n".join(failed))
     print(write_page(table.folder))
+    if options.out.resolve() == long_context_tables.RESULTS:
+        long_context_tables.main()
 
 
 def _folder(model: str, seed: int, rate: float | None) -> str:

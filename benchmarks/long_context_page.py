@@ -98,7 +98,7 @@ def page(results: Results, found: Sequence[Contender], shares: Shares) -> str:
     """The page as Markdown."""
     machine = results.machine
     made = "" if machine is None else f"{machine.processor}, Python {machine.python}, torch {machine.torch}. "
-    samples = _samples(results.scores)
+    tables = task_tables(found, shares, results.scores)
     parts = [
         f"# {results.title}",
         "Written by `benchmarks/long_context.py`. What it means is said in [long context](../../long-context.md), "
@@ -109,9 +109,15 @@ def page(results: Results, found: Sequence[Contender], shares: Shares) -> str:
         "and bars from the lowest to the highest.",
         f"![Share right by length]({PICTURE})",
         _models_table(found, results.models),
-        *(f"## {task}\n\n{_task_table(task, found, models, samples)}" for task, models in shares.items()),
+        *(f"## {task}\n\n{table}" for task, table in tables.items()),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def task_tables(found: Sequence[Contender], shares: Shares, scores: Iterable[TaskScore]) -> dict[str, str]:
+    """Of each task a table: models down, lengths across, a number for each seed in a cell."""
+    samples = _samples(scores)
+    return {task: _task_table(task, found, models, samples) for task, models in shares.items()}
 
 
 def draw(found: Sequence[Contender], shares: Shares, path: Path) -> None:
