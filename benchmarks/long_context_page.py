@@ -84,12 +84,18 @@ def contenders(names: Iterable[str]) -> list[Contender]:
 
 
 def right(scores: Iterable[TaskScore]) -> Shares:
-    """Over all depths: of a word problem, which asks after every element, the share of the products, else of the
-    samples. BABILong's tasks have a mean as well, where all were asked."""
+    """Of the samples, over all depths. A word problem, which asks after every element, has the share of the products
+    before that of the samples; BABILong's tasks have a mean as well, where all were asked."""
     found: dict[str, dict[str, list[TaskScore]]] = {}
     for score in scores:
         found.setdefault(score.task, {}).setdefault(score.model, []).append(score)
-    shares = {task: {run: _shares(task, own) for run, own in runs.items()} for task, runs in sorted(found.items())}
+    shares: Shares = {}
+    for task, runs in sorted(found.items()):
+        whole = {run: pooled_accuracy(own) for run, own in runs.items()}
+        if task.startswith("state-tracking"):
+            shares |= {task: {run: _products(own) for run, own in runs.items()}, f"{task}, whole words": whole}
+        else:
+            shares[task] = whole
     questions = [runs for task, runs in shares.items() if task.startswith("babilong")]
     return shares | ({} if len(questions) < 2 else {"babilong, mean": _means(questions)})
 
@@ -104,8 +110,8 @@ def page(results: Results, found: Sequence[Contender], shares: Shares) -> str:
         "Written by `benchmarks/long_context.py`. What it means is said in [long context](../../long-context.md), "
         f"what measured each number in [results.json](results.json). {made}Last run by:",
         f"    {results.command}",
-        "Share right in %: of the samples as a whole; of parity and S3 of all answers. A number for each seed, in the "
-        "order of the seeds in the first table; without a rate it is the recipe's. The picture has their means, "
+        "Share right in %: of the samples as a whole; of word problems of all answers as well. A number for each seed, "
+        "in the order of the seeds in the first table; without a rate it is the recipe's. The picture has their means, "
         "and bars from the lowest to the highest.",
         f"![Share right by length]({PICTURE})",
         _models_table(found, results.models),
@@ -179,9 +185,7 @@ def _common(tasks: Sequence[Runs], run: str) -> set[int]:
     return set.intersection(*(set(runs[run]) for runs in tasks))
 
 
-def _shares(task: str, scores: Sequence[TaskScore]) -> dict[int, float]:
-    if not task.startswith("state-tracking"):
-        return pooled_accuracy(scores)
+def _products(scores: Sequence[TaskScore]) -> dict[int, float]:
     return {s.length: s.tokens_accuracy for s in scores if s.tokens_accuracy is not None}
 
 

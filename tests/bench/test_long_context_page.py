@@ -51,9 +51,12 @@ def test_every_seed_stands_in_the_tables_and_depths_are_pooled(tmp_path):
     assert (tmp_path / "by_length.svg").read_text().startswith("<?xml")
 
 
-def test_a_word_problem_counts_its_products():
-    scores = [score("Titans (LMM), seed 0", 32, 0.0, task="state-tracking parity", tokens_accuracy=0.9)]
-    assert right(scores) == {"state-tracking parity": {"Titans (LMM), seed 0": {32: 0.9}}}
+def test_a_word_problem_counts_its_products_and_whole_words():
+    scores = [score("Titans (LMM), seed 0", 32, 0.25, task="state-tracking parity", tokens_accuracy=0.9)]
+    assert right(scores) == {
+        "state-tracking parity": {"Titans (LMM), seed 0": {32: 0.9}},
+        "state-tracking parity, whole words": {"Titans (LMM), seed 0": {32: 0.25}},
+    }
 
 
 def test_babilong_has_a_mean_where_all_its_tasks_were_asked():

@@ -49,6 +49,12 @@ def task(tmp_path):
     return Babilong("qa1", SHEEP, split="test", mode="fewshot", folder=tmp_path)
 
 
+@pytest.mark.parametrize(("before", "right"), [(" so" * 20, 1.0), (" so" * 26, 0.0)])
+def test_as_many_characters_count_as_the_benchmark_lets_be_said(before, right, task, monkeypatch):
+    monkeypatch.setattr(task.tokenizer, "decode", lambda _: f"{before} garden")
+    assert score_words(Speaker([""]), task, LENGTH, 1).right == right
+
+
 def test_the_first_sentence_counts(task):
     sentences = [
         "\nAnswer: The most recent location of Mary is garden.",

@@ -9,8 +9,9 @@ it are left out; length 0 is "0K", the facts alone. There are two modes:
 
 Ours: a fact lies at the end of the sentence in which a random token falls, where the benchmark draws from a list of
 all sentences, or at that token where no sentence ends after it: in the last one, which is cut to fit, and in texts
-without sentences; between facts and sentences there is a space; white space in the text stays; finetuned, a new line
-begins the question and a full stop ends the answer, where the benchmark has tokens of its own.
+without sentences; between facts and sentences there is a space; white space in the text stays, and so do sentences of
+less than ten tokens, which the benchmark leaves out; finetuned, a new line begins the question and a full stop ends the
+answer, where the benchmark has tokens of its own, and one model may learn all tasks, and several questions of a story.
 """
 
 from collections.abc import Sequence

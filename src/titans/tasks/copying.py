@@ -4,8 +4,9 @@
     labels    -  -  -  -  -  -  -  -  a  b  c
 
 From Mamba (Gu & Dao 2023, arXiv 2312.00752), where a sample has 4,096 tokens. MAD (Poli et al. 2024,
-arXiv 2403.17844) has the same task with one marker and then blanks at which the answers are due. Ours: which ids are
-the blank (0) and the marker (the last).
+arXiv 2403.17844) has the same task with one marker and then blanks at which the answers are due. The blank is 0, the
+marker the last token, as in the code published with S4 (Gu et al. 2022, arXiv 2111.00396). Ours: those 4,096 are all
+tokens of a sample, markers too.
 """
 
 from dataclasses import dataclass
