@@ -212,7 +212,7 @@ def execute(command: Sequence[str], log: Path, threads: int) -> int:
 
 def work(run: Run, commands: Sequence[list[str]], threads: int, table: Table, progress: Progress) -> None:
     """Runs a run's commands one after the other."""
-    log = run.folder.with_suffix(".log")
+    log = run.folder.with_name(f"{run.folder.name}.log")
     for command in commands:
         code = execute(command, log, threads)
         if code:

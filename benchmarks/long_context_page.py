@@ -108,7 +108,7 @@ def page(results: Results, found: Sequence[Contender], shares: Shares) -> str:
     parts = [
         f"# {results.title}",
         "Written by `benchmarks/long_context.py`. What it means is said in [long context](../../long-context.md), "
-        f"what measured each number in [results.json](results.json). {made}Last run by:",
+        f"what measured each number in [results.json](results.json). {made}Made, as far as the tables go, by:",
         f"    {results.command}",
         "Share right in %: of the samples as a whole; of word problems of all answers as well. A number for each seed, "
         "in the order of the seeds in the first table; without a rate it is the recipe's. The picture has their means, "

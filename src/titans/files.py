@@ -154,7 +154,7 @@ def read_json(path: str | Path) -> dict:
     with reading(path):
         value = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(value, dict):
-        raise TitansError(f"{path} should hold a JSON object, not a {type(value).__name__}")
+        raise TitansError(f"{path} should hold a JSON object, not a {type(value).__name__}: copy or make it again")
     return value
 
 
@@ -182,7 +182,7 @@ def reading(path: Path) -> Iterator[None]:
     if not path.exists():
         raise TitansError(f"{path} does not exist: check the path, or whether its folder was copied whole")
     if path.is_dir():
-        raise TitansError(f"{path} is a folder, not a file")
+        raise TitansError(f"{path} is a folder, not a file: name another, or take it away")
     try:
         yield
     except OSError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from titans.cli.main import main
+from titans.models.language_model import TitansLM
 
 
 @pytest.fixture
@@ -41,6 +42,27 @@ def test_without_a_text_it_is_the_one_held_out(run: Path, text: Path, capsys) ->
     assert evaluate("--checkpoint", run, "--json", "--max-tokens", last_line["validation_tokens"]) == 0
 
 
+def test_what_was_held_out_is_found_by_the_name_of_the_checkpoint_too(run: Path, tmp_path: Path, capsys) -> None:
+    for folder in (run, run / "checkpoint"):
+        assert evaluate("--checkpoint", folder, "--json") == 0
+    TitansLM.load(run / "checkpoint").save(tmp_path / "model")
+    capsys.readouterr()
+    assert evaluate("--checkpoint", tmp_path / "model") == 2
+    assert "model is not the folder of a run, and does not say which text was held out: name one by --text" in (
+        capsys.readouterr().err
+    )
+
+
+def test_of_a_text_that_has_changed_nobody_knows_what_was_held_out(run: Path, text: Path, capsys) -> None:
+    text.write_text(text.read_text() + "and on it goes\n" * 10)
+    assert evaluate("--checkpoint", run) == 2
+    error = capsys.readouterr().err
+    assert "text.txt has changed since" in error
+    assert error.endswith("or name another text by --text\n")
+    assert evaluate("--checkpoint", run, "--text", text) == 0
+    capsys.readouterr()
+
+
 def test_a_gz_is_read_and_leaves_nothing_behind(run: Path, text: Path, tmp_path: Path, capsys) -> None:
     before = sorted(os.listdir(run))
     zipped = tmp_path / "text.txt.gz"
@@ -58,8 +80,8 @@ def test_a_gz_is_read_and_leaves_nothing_behind(run: Path, text: Path, tmp_path:
     [
         (["--checkpoint", "{tmp}/nowhere", "--text", "{text}"], "nowhere does not exist"),
         (["--checkpoint", "{tmp}", "--text", "{text}"], "holds no checkpoint"),
-        (["--checkpoint", "{run}/checkpoint"], "not the folder of a run"),
         (["--checkpoint", "{run}", "--max-tokens", "0"], "--max-tokens is 0; it must be at least 1"),
+        (["--checkpoint", "{run}", "--batch-size", "99999999999"], "--batch-size is 99999999999; it must be"),
     ],
 )
 def test_mistakes_are_one_clear_line(

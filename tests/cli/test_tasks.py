@@ -15,7 +15,7 @@ from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.report.results import Results, read_results, write_results
 from titans.tasks.catalogue import TASKS
-from titans.tasks.recipes import recipe
+from titans.tasks.recipes import RECIPES, recipe
 
 QUICK = ("--recipe", "needles", "--steps", "3", "--batch-size", "1", "--length", "256", "--save-every", "1")
 
@@ -151,7 +151,14 @@ def test_with_examples_a_models_own_words_are_judged(model, text, tmp_path, caps
         (("cake",), "there is no task 'cake'; choose one of needles"),
         (("mqar", "--length", "64"), "the task 'mqar' has 8192 tokens and the model knows 256"),
         (("copying", "--length", "64"), "the task 'copying' has 16 tokens and the model knows 256"),
-        (("needles", "--length"), "--length is empty; it must be at least 1"),
+        (("needles", "--length"), "--length is empty: give it one length or more"),
+        (
+            ("needles", "--length", "99999999999999999999"),
+            "--length is 99999999999999999999; it must be at least 1 and",
+        ),
+        (("needles", "--depths", "1002"), "--depths is 1002; it must be at least 1 and at most 1,001"),
+        (("mqar", "--num-pairs", "9999"), "--num-pairs is 9999; it must be"),
+        (("needles", "--save", ""), "--save is empty: give it a value, or leave it out"),
         (("needles", "--length", "0"), "--length is 0; it must be at least 1"),
         (("babilong", "--length", "-1"), "--length is -1; it must be at least 0"),
         (("needles", "--length", "99"), "--length 99 is too short for needles: it takes 372 tokens"),
@@ -231,7 +238,9 @@ def test_scores_are_kept_as_they_come(tmp_path, text, capsys, monkeypatch):
     assert run(*ask, "--checkpoint", tmp_path / "model", "--length", 512, 1024) == 130
     stored = json.loads((tmp_path / "scores" / "results.json").read_text())
     assert [score["length"] for score in stored["scores"]] == [512]
-    assert f"titans: interrupted; what was measured is in {tmp_path / 'scores'}" in capsys.readouterr().err
+    assert f"titans: interrupted; its scores are in {tmp_path / 'scores'}" in capsys.readouterr().err
+    assert run(*ask, "--checkpoint", tmp_path / "model", "--length", 1024) == 130
+    assert capsys.readouterr().err.endswith("titans: interrupted\n")
 
 
 def test_where_scores_cannot_go_is_said_before_anything_is_measured(tmp_path, text, capsys, monkeypatch):
@@ -294,7 +303,54 @@ def test_what_needs_no_text_looks_for_none(tmp_path, stories, capsys, monkeypatc
     assert (found["task"], found["checkpoint"], found["seed"]) == ("needles pk", str(tmp_path / "model"), 0)
     assert run("eval", "babilong", *one, "--length", 0) == 0
     assert run("eval", "babilong", *one, "--length", 100) == 2
-    assert "give a text to read (--text) or to hide things in (--haystack)" in capsys.readouterr().err
+    assert "does not say which text was held out: name one by --haystack" in capsys.readouterr().err
+
+
+def test_a_haystack_that_is_not_needed_has_to_be_there_all_the_same(model, capsys):
+    asked = ("--checkpoint", model, "--kind", "pk", "--length", 512, "--samples", 1)
+    assert run("eval", "needles", *asked, "--haystack", "nowhere.txt") == 2
+    assert "nowhere.txt does not exist" in capsys.readouterr().err
+
+
+def test_a_length_is_asked_once(model, capsys):
+    asked = ("--checkpoint", model, "--length", 600, 512, 600, "--samples", 1, "--json")
+    assert run("eval", "needles", *asked) == 0
+    assert [score["length"] for score in json.loads(capsys.readouterr().out)["scores"]] == [600, 512]
+
+
+def test_tokens_of_another_task_are_no_words_of_a_model(tmp_path, text, capsys):
+    asked = ("--length", 64, "--samples", 1)
+    quick = ("--steps", 1, "--batch-size", 1, "--length", 64)
+    assert run("train", "--recipe", "copying", *quick, "--out", tmp_path / "copying") == 0
+    assert run("eval", "copying", *asked, "--checkpoint", tmp_path / "copying") == 0
+    capsys.readouterr()
+    for folder in (tmp_path / "copying", tmp_path / "copying" / "checkpoint"):
+        assert run("eval", "in-context-recall", *asked, "--checkpoint", folder) == 2
+        assert "has learned copying; in-context-recall has other tokens: name a model" in capsys.readouterr().err
+    assert run("train", "--text", text, "--preset", "tiny", *quick, "--out", tmp_path / "text") == 0
+    capsys.readouterr()
+    assert run("eval", "mqar", *asked, "--vocab-size", 256, "--checkpoint", tmp_path / "text") == 2
+    assert "has learned text; mqar has other tokens" in capsys.readouterr().err
+
+
+def test_runs_are_told_apart_where_their_checkpoints_are_named(tmp_path, text, capsys):
+    for name in ("one", "two"):
+        assert run("train", *QUICK, "--text", text, "--out", tmp_path / name) == 0
+        asked = ("--length", 512, "--samples", 1, "--save", tmp_path / "scores")
+        assert run("eval", "needles", *asked, "--checkpoint", tmp_path / name / "checkpoint") == 0
+    assert {score.model for score in read_results(tmp_path / "scores").scores} == {"one", "two"}
+    capsys.readouterr()
+
+
+def test_a_recipe_is_not_gone_on_with_in_another_text(tmp_path, text, capsys):
+    assert run("train", *QUICK, "--text", text, "--out", tmp_path / "run") == 0
+    text.write_text("and".join(text.read_text().rsplit("the", 1)))
+    assert run("train", "--resume", tmp_path / "run") == 2
+    assert "book.txt has changed since" in capsys.readouterr().err
+
+
+def test_every_recipe_learns_a_task_that_can_be_asked():
+    assert {recipe.task for recipe in RECIPES.values()} <= set(TASKS)
 
 
 def test_saving_scores_keeps_the_rest_of_the_results(tmp_path, text, capsys):

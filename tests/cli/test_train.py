@@ -129,7 +129,10 @@ def test_a_run_is_not_overwritten_nor_is_its_text(
         (["--resume", "{run}", "--steps", "9"], "leave the other options out"),
         (["--resume", "{run}"], "does not exist"),
         (["--out", "{run}", "--text", "nowhere.txt"], "nowhere.txt does not exist"),
-        (["--out", "{run}", "--text", ""], "the name of the text is empty"),
+        (["--out", "{run}", "--text", ""], "--text is empty: give it a value"),
+        (["--out="], "--out is empty: give it a value"),
+        (["--out", "{run}", "--clip-norm", "inf"], "--clip-norm is inf; it must be above 0 and finite"),
+        (["--out", "{run}", "--batch-size", "9999999"], "--batch-size is 9999999; it must be so small"),
         (["--out", "{run}", "--text", "-"], "standard input is empty"),
         (["--out", "{run}", "--text", "{short}"], "the text has 2 bytes, too few"),
         (["--out", "{run}", "--learning-rate", "-1"], "--learning-rate is -1.0; it must be above 0"),
@@ -156,9 +159,13 @@ def test_mistakes_are_one_clear_line_and_leave_nothing(
 def test_a_changed_text_is_noticed_on_resume(tmp_path: Path, text: Path, train, ctrl_c_in_step, capsys) -> None:
     ctrl_c_in_step(2)
     assert train("run", "--text", text) == 130
-    text.write_text("shorter text\n" * 10)
-    assert main(["train", "--resume", str(tmp_path / "run")]) == 2
-    assert "is not the one the checkpoint was made with" in capsys.readouterr().err
+    read = text.read_text()
+    for other in ("shorter text\n" * 10, read.replace("fox", "cat")):
+        text.write_text(other)
+        assert main(["train", "--resume", str(tmp_path / "run")]) == 2
+        assert "text.txt has changed since" in capsys.readouterr().err
+    text.write_text(read)
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
 
 
 @pytest.mark.parametrize("text_of_run", [5, ""])
@@ -167,6 +174,9 @@ def test_a_damaged_note_of_the_text_is_one_clear_line(tmp_path: Path, text: Path
     (tmp_path / "run" / "run.json").write_text(json.dumps({"text": text_of_run}))
     assert main(["train", "--resume", str(tmp_path / "run")]) == 2
     assert 'run.json is damaged: its "text" names no file' in capsys.readouterr().err
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"text": str(text), "recipe": ["needles"]}))
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 2
+    assert 'run.json is damaged: its "recipe" is no name' in capsys.readouterr().err
 
 
 def test_a_damaged_place_in_the_text_is_one_clear_line(tmp_path: Path, text: Path, train, capsys) -> None:

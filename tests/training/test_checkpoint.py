@@ -1,13 +1,14 @@
 import errno
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from titans.errors import TitansError
-from titans.files import read_json, save_tensors, write_json
+from titans.files import load_tensors, read_json, save_tensors, write_json
 from titans.training.checkpoint import (
     Progressed,
     find_checkpoint,
@@ -61,7 +62,7 @@ def test_everything_comes_back(tmp_path: Path, small_model) -> None:
     other = small_model()
     restored_optimizer = make_optimizer(other, TrainConfig())
     restored, found = load_checkpoint(tmp_path, other, restored_optimizer)
-    assert found == progressed(3)
+    assert found == replace(progressed(3), carried=True)
     assert restored is not None
     assert torch.equal(restored.hidden, state.hidden)  # pyright: ignore[reportAttributeAccessIssue]
     assert torch.equal(torch.rand(3), drawn)
@@ -69,6 +70,24 @@ def test_everything_comes_back(tmp_path: Path, small_model) -> None:
         assert torch.equal(one, two)
         for kind, moment in optimizer.state[one].items():
             assert torch.equal(moment, restored_optimizer.state[two][kind])
+
+
+def test_a_state_that_was_carried_has_to_come_back(tmp_path: Path, small_model) -> None:
+    model = small_model()
+    _, state = model.loss(torch.zeros(2, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64))
+    save_checkpoint(tmp_path, model, make_optimizer(model, TrainConfig()), state, progressed(1))
+    (tmp_path / "checkpoint" / "state.safetensors").unlink()
+    with pytest.raises(TitansError, match=r"state\.safetensors is missing: copy the checkpoint again"):
+        load(tmp_path, small_model)
+
+
+def test_moments_that_are_not_finite_are_named(tmp_path: Path, small_model) -> None:
+    save(tmp_path, small_model, 1)
+    path = tmp_path / "checkpoint" / "optimizer.safetensors"
+    tensors, _ = load_tensors(path, "optimizer")
+    save_tensors(path, "optimizer", tensors | {"head.bias/exp_avg": torch.full((256,), torch.nan)}, {})
+    with pytest.raises(TitansError, match=r"optimizer\.safetensors holds NaN or infinite values: copy it again"):
+        load(tmp_path, small_model)
 
 
 def test_only_the_newest_stays_under_a_path_that_never_changes(tmp_path: Path, small_model) -> None:

@@ -49,3 +49,16 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(TitansError, match="choose another folder"):
         MetricsFile(tmp_path / "file")
+
+
+def test_of_a_file_that_has_become_shorter_whole_lines_are_kept(tmp_path: Path, caplog) -> None:
+    for number in (1, 2):
+        MetricsFile(tmp_path, 12 * (number - 1)).append({"step": number})
+    metrics = MetricsFile(tmp_path, 24)
+    assert not caplog.records
+    with (tmp_path / "metrics.jsonl").open("r+b") as file:
+        file.truncate(20)
+    metrics = MetricsFile(tmp_path, 24)
+    metrics.append({"step": 3})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 3}\n'
+    assert "metrics.jsonl is shorter than it was" in caplog.text

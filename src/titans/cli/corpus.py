@@ -8,6 +8,7 @@ from titans.errors import TitansError
 if TYPE_CHECKING:
     from titans.data.text import Document
     from titans.data.tokenizer import Tokenizer
+    from titans.tasks.recipes import Recipe
 
 _NAME = "run.json"
 
@@ -19,41 +20,55 @@ def documents(text: str | None, *, spool: Path, reuse: bool = False) -> "list[Do
     return standard_library_sources() if text is None else find_documents(local_text(text, spool=spool, reuse=reuse))
 
 
-def remember(run: Path, text: str | None, recipe: str | None = None) -> None:
-    """Notes in the run's folder which text it reads, and the recipe that it follows."""
+def remember(run: Path, text: str | None, recipe: str | None, documents: "list[Document]") -> None:
+    """Notes in the run's folder which text it reads, what that is like, and the recipe that it follows."""
+    from titans.data.text import fingerprint
     from titans.files import write_json
 
-    write_json(run / _NAME, {"text": text if text in (None, "-") else str(Path(text).resolve()), "recipe": recipe})
+    where = text if text in (None, "-") else str(Path(text).resolve())
+    write_json(run / _NAME, {"text": where, "recipe": recipe, "documents": fingerprint(documents)})
 
 
 def remembered(run: Path) -> "list[Document]":
     """The documents that a run was begun with.
 
     Raises:
-        TitansError: `run` is not a run of `titans train`, or its text is gone.
+        TitansError: `run` is not a run of `titans train`, or its text is gone or another one by now.
     """
-    path, text = run / _NAME, _noted(run).get("text", "")
+    from titans.data.text import fingerprint
+
+    path, noted = run / _NAME, _noted(run)
+    text, known = noted.get("text", ""), noted.get("documents")
     if text is not None and not (isinstance(text, str) and text):
         raise TitansError(f'{path} is damaged: its "text" names no file; put the path of the text there')
-    return documents(text, spool=run, reuse=True)
+    found = documents(text, spool=run, reuse=True)
+    if known is not None and fingerprint(found) != known:
+        name = "Python's standard library" if text is None else text
+        raise TitansError(f"{name} has changed since {run} was begun with it: restore it, or start a new run")
+    return found
 
 
-def held_out(run: Path) -> "list[Document]":
-    """What a run left out of its training.
+def held_out(folder: Path, instead: str) -> "list[Document]":
+    """What the run of a checkpoint left out of its training.
+
+    Args:
+        instead: the option by which another text is given.
 
     Raises:
         TitansError: as `remembered`, or there is no checkpoint.
     """
     from titans.data.text import split_documents
-    from titans.training.checkpoint import find_checkpoint, read_settings
+    from titans.training.checkpoint import find_checkpoint, read_settings, run_of
 
-    checkpoint = find_checkpoint(run)
+    checkpoint, run = find_checkpoint(folder), run_of(folder)
     if not (run / _NAME).exists():
         raise TitansError(
-            f"{run} is not the folder of a run, and does not say which text was held out: give a text to read (--text) "
-            "or to hide things in (--haystack)"
+            f"{folder} is not the folder of a run, and does not say which text was held out: name one by {instead}"
         )
-    documents = remembered(run)
+    try:
+        documents = remembered(run)
+    except TitansError as error:
+        raise TitansError(f"{error}; or name another text by {instead}") from error
     return split_documents(documents, seed=read_settings(checkpoint).seed)[1]
 
 
@@ -87,9 +102,35 @@ def require_bytes(checkpoint: Path, vocab_size: int) -> None:
         raise TitansError(f"{checkpoint} {what}, not the 256 bytes that this reads: ask it by titans eval TASK")
 
 
-def recipe_of(run: Path) -> str | None:
-    """The name of the recipe that a run follows; None if it just reads text."""
-    return _noted(run).get("recipe")
+def recipe_of(run: Path) -> "Recipe | None":
+    """The recipe that a run follows; None if it just reads text.
+
+    Raises:
+        TitansError: `run` is not a run of `titans train`, or there is no such recipe.
+    """
+    from titans.tasks.recipes import recipe
+
+    name = _noted(run).get("recipe")
+    if not (name is None or isinstance(name, str)):
+        raise TitansError(f'{run / _NAME} is damaged: its "recipe" is no name; put the name of the recipe there')
+    return None if name is None else recipe(name)
+
+
+def require_its_task(folder: Path, task: str) -> None:
+    """Refuses a model of a run that has learned another task: its tokens mean something else.
+
+    Raises:
+        TitansError: it has; of a model without a run nobody knows.
+    """
+    from titans.training.checkpoint import run_of
+
+    run = run_of(folder)
+    if not (run / _NAME).exists():
+        return
+    recipe = recipe_of(run)
+    learned = "text" if recipe is None else recipe.task
+    if learned != task:
+        raise TitansError(f"{folder} has learned {learned}; {task} has other tokens: name a model that has learned it")
 
 
 def _noted(run: Path) -> dict:

@@ -38,6 +38,7 @@ _OWNERS = {
     "num_pairs": ("mqar",),
     "vocab_size": ("mqar",),
 }
+_MOST = {"--length": 1 << 40, "--max-tokens": 1 << 40, "--depths": 1001}  # depths are thousandths of the text
 _OF_ANY_TASK = ("length", "samples", "seed", "save", "label")
 
 
@@ -97,15 +98,17 @@ def run(
     """
     counts = {"--max-tokens": max_tokens, "--batch-size": batch_size, "--piece": piece, "--samples": samples}
     counts |= {"--tokens-each": tokens_each, "--num-pairs": num_pairs, "--vocab-size": vocab_size}
-    counts |= {"--depths": 1 if depths is None else depths}
-    for name, value in counts.items():
-        if value < 1:
-            raise TitansError(f"{name} is {value}; it must be at least 1")
+    counts["--depths"] = 1 if depths is None else depths
+    least = 0 if task == "babilong" else 1  # 0: the facts alone
+    for name, value in (*counts.items(), *(("--length", one) for one in length)):
+        lowest = least if name == "--length" else 1
+        highest = _MOST.get(name, 1 << 31)
+        if not lowest <= value <= highest:
+            raise TitansError(f"{name} is {value}; it must be at least {lowest} and at most {highest:,}")
+    if not length:
+        raise TitansError("--length is empty: give it one length or more")
     if seed < 0:
         raise TitansError(f"--seed is {seed}; it must be at least 0")
-    least = 0 if task == "babilong" else 1  # 0: the facts alone
-    if min(length, default=-1) < least:
-        raise TitansError(f"--length is {min(length, default='empty')}; it must be at least {least}")
     if save is None and label is not None:
         raise TitansError("--label names the model in the results that --save writes: give --save DIR as well")
     import_torch()
@@ -127,7 +130,12 @@ def run(
             vocab_size=vocab_size,
         )
         asked = scores.Asked(
-            lengths=length, samples=samples, depths=depths, seed=seed, batch_size=batch_size, piece=piece
+            lengths=tuple(dict.fromkeys(length)),
+            samples=samples,
+            depths=depths,
+            seed=seed,
+            batch_size=batch_size,
+            piece=piece,
         )
         cells = scores.measure(
             checkpoint, task, haystack, choices, asked, _kept(save, label, checkpoint, task, choices)
@@ -135,7 +143,8 @@ def run(
         scores.show(title(task, choices), checkpoint, seed, cells, as_json=json)
         return
     with tempfile.TemporaryDirectory() as spool:
-        documents = corpus.held_out(checkpoint) if text is None else corpus.documents(text, spool=Path(spool))
+        held_out = text is None
+        documents = corpus.held_out(checkpoint, "--text") if held_out else corpus.documents(text, spool=Path(spool))
         evaluation = _evaluate(checkpoint, documents, max_tokens, batch_size, piece)
     if json:
         from json import dumps
@@ -163,8 +172,10 @@ def _kept(save: Path | None, label: str | None, checkpoint: Path, task: str, cho
     from titans.cli.findings import command
     from titans.cli.scores import Kept
     from titans.tasks.catalogue import title
+    from titans.training.checkpoint import run_of
 
-    return Kept(folder=save, model=label or checkpoint.resolve().name, task=title(task, choices), command=command())
+    model = label or run_of(checkpoint).resolve().name
+    return Kept(folder=save, model=model, task=title(task, choices), command=command())
 
 
 def _evaluate(

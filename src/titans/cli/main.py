@@ -131,6 +131,10 @@ def _parse(verb: str, options: list[str]) -> "Callable[[], None]":
             values["typed"] = frozenset(_typed(options))
         return partial(module.run, **values)
 
+    for option, following in zip(options, [*options[1:], None], strict=False):
+        name, equals, value = option.partition("=")
+        if name.startswith("--") and (value if equals else following) == "":
+            raise TitansError(f"{name} is empty: give it a value, or leave it out")
     config = (tyro.conf.FlagCreatePairsOff,)
     with redirect_stderr(io.StringIO()) as complaint:
         try:
@@ -185,10 +189,10 @@ def _is_ours(error: Exception) -> bool:
 
 
 def _as_typed(complaint: str) -> str:
-    """Names a setting of training as the option that it is: --batch-size for TrainConfig.batch_size."""
+    """Names a field as the option that it is: --batch-size for TrainConfig.batch_size."""
     import re
 
-    return re.sub(r"^TrainConfig\.(\w+)", lambda found: "--" + found[1].replace("_", "-"), complaint)
+    return re.sub(r"^(?:TrainConfig|MQAR)\.(\w+)", lambda found: "--" + found[1].replace("_", "-"), complaint)
 
 
 def _unexpected(error: Exception) -> str:

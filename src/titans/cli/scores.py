@@ -66,6 +66,8 @@ class Kept:
     """its name there"""
     task: str
     command: str
+    scores: int = 0
+    """how many have been written"""
 
     def begin(self) -> None:
         """Reads what is there and sees that it can be written.
@@ -90,6 +92,7 @@ class Kept:
         )
         new = parse(asdict(written), TaskScore)  # as it will be read again: a label may hold what cannot be printed
         self._change(lambda results: replace(results, scores=[*(s for s in results.scores if s.cell != new.cell), new]))
+        self.scores += 1
 
     def _change(self, change: Callable[[Results], Results]) -> None:
         """Changes what is there by now: others may be writing too."""
@@ -121,14 +124,18 @@ def measure(
             choices = replace(choices, tokenizer=tokenizer)
         elif not isinstance(tokenizer, ByteTokenizer):
             raise TitansError(f"the task {name!r} has tokens of its own, and {checkpoint} reads pieces of words")
+        else:
+            corpus.require_its_task(checkpoint, name)
+        documents = None if haystack is None else corpus.documents(haystack, spool=Path(spool))
         if hides_in_text(name, choices) and any(asked.lengths):
-            held_out = haystack is None
-            documents = corpus.held_out(checkpoint) if held_out else corpus.documents(haystack, spool=Path(spool))
+            documents = documents or corpus.held_out(checkpoint, "--haystack")
             choices = replace(choices, haystack=encoded(documents, tokenizer))
         try:
             return _cells(model, name, choices, asked, kept)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("" if kept is None else f"what was measured is in {kept.folder}") from None
+            raise KeyboardInterrupt(
+                "" if kept is None or not kept.scores else f"its scores are in {kept.folder}"
+            ) from None
 
 
 def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Asked, kept: Kept | None) -> list[Cell]:

@@ -20,8 +20,6 @@ from titans.errors import TitansError
 from titans.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from titans.baselines import BaselineLM
     from titans.baselines.config import Name
     from titans.data.text import Document
@@ -115,8 +113,9 @@ def _begin(
     config = config.replace(variant=variant) if variant else config
     refuse_to_overwrite(out)
     with removed_on_failure(out, unless=out / LINK):
-        sides = _sides(recipe, lambda: corpus.documents(text, spool=out), settings.seed)
-        corpus.remember(out, text, name)
+        documents = corpus.documents(text, spool=out) if _reads_text(recipe) else []
+        corpus.remember(out, text, name, documents)
+        sides = _sides(documents, settings.seed)
         tokenizer: Tokenizer = ByteTokenizer()
         if recipe is not None and recipe.vocabulary is not None:
             tokenizer = learn_pieces(recipe.vocabulary(sides[0]), config.vocab_size)
@@ -152,24 +151,24 @@ def _overridden(settings: TrainConfig, given: TrainConfig, typed: frozenset[str]
 
 def _resume(run: Path) -> "TrainResult":
     from titans.baselines import load_model
-    from titans.tasks.recipes import recipe as recipe_of
     from titans.training.checkpoint import find_checkpoint, read_settings, read_tokenizer
 
     checkpoint = find_checkpoint(run)
     settings = read_settings(checkpoint)
-    name = corpus.recipe_of(run)
-    recipe = None if name is None else recipe_of(name)
-    sides = _sides(recipe, lambda: corpus.remembered(run), settings.seed)
+    recipe = corpus.recipe_of(run)
+    sides = _sides(corpus.remembered(run) if _reads_text(recipe) else [], settings.seed)
     return _train(load_model(checkpoint), *sides, recipe, read_tokenizer(checkpoint), settings, run, resume=True)
 
 
-def _sides(
-    recipe: "Recipe | None", find: "Callable[[], list[Document]]", seed: int
-) -> "tuple[list[Document], list[Document]]":
+def _reads_text(recipe: "Recipe | None") -> bool:
+    return recipe is None or recipe.reads_text
+
+
+def _sides(documents: "list[Document]", seed: int) -> "tuple[list[Document], list[Document]]":
     """Documents to train on, and those held out; none where a recipe reads no text."""
     from titans.data.text import split_documents
 
-    return split_documents(find(), seed=seed) if recipe is None or recipe.reads_text else ([], [])
+    return split_documents(documents, seed=seed) if documents else ([], [])
 
 
 def _train(

@@ -12,7 +12,7 @@ import os
 import sys
 import sysconfig
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +25,7 @@ from titans.files import write_atomically
 
 MAX_DOCUMENT_BYTES = 4 << 20
 _CHECKED_BYTES = 1 << 20
+_COMPARED_BYTES = 1 << 12
 _TOKENIZER = ByteTokenizer()
 
 
@@ -123,6 +124,16 @@ def find_documents(path: Path, *, max_document_bytes: int = MAX_DOCUMENT_BYTES) 
     if not documents:
         raise TitansError(f"{path} holds no text: every file in it is hidden, binary or empty")
     return documents
+
+
+def fingerprint(documents: Iterable[Document]) -> str:
+    """A hash of their names, sizes, beginnings and ends: another text has another one."""
+    digest = hashlib.sha256()
+    for document in documents:
+        digest.update(f"{document.name}/{document.start}/{document.stop}\n".encode(errors="surrogateescape"))
+        for start in (document.start, max(document.start, document.stop - _COMPARED_BYTES)):
+            digest.update(_read(document.path, start, min(_COMPARED_BYTES, document.stop - start)))
+    return digest.hexdigest()
 
 
 def standard_library_sources(*, max_document_bytes: int = MAX_DOCUMENT_BYTES) -> list[Document]:

@@ -14,11 +14,13 @@ files too (qa1: 1.6 %, qa2 and qa3: none, qa5: 0.1 %).
 """
 
 import gzip
+import logging
 import os
 import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -39,6 +41,8 @@ LABELS: dict[BabiTask, frozenset[str]] = {
 SPLITS: dict[Split, str] = {"train": "train|valid", "test": "test"}
 """how the files of a split are called: those to choose a model by are cut from the training data"""
 
+_KNOWN: dict[Split, int] = {"train": 10_000, "test": 1_000}
+_log = logging.getLogger(__name__)
 _FACT = re.compile(r"(\d+) (.+\.)")
 _QUESTION = re.compile(r"(\d+) (.+\?) *\t(\w+)\t[\d ]+")
 
@@ -84,7 +88,16 @@ def read_questions(folder: Path, task: BabiTask, split: Split) -> list[Question]
         raise TitansError(
             f"{folder} holds no {split} file of {task} ({task}_..._{split}.txt, plain or .gz): put it there"
         )
-    return [question for file in files for question in _questions_of(file, task)]
+    questions = [question for file in files for question in _questions_of(file, task)]
+    if len(questions) != _KNOWN[split]:
+        _say(f"{folder} holds {len(questions):,} {split} questions of {task}; bAbI has {_KNOWN[split]:,}")
+    return questions
+
+
+@cache
+def _say(what: str) -> None:
+    """Once."""
+    _log.warning(what)
 
 
 def _questions_of(file: Path, task: BabiTask) -> list[Question]:

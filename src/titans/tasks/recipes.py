@@ -34,6 +34,8 @@ Source = Callable[[Sequence[TokenDocument], TrainConfig, Tokenizer], Countable]
 class Recipe:
     """What is learned, by what and how."""
 
+    task: str
+    """what it learns, one of `titans.tasks.catalogue.TASKS`"""
     purpose: str
     config: TitansConfig
     """the model; every variant and baseline takes its sizes from it"""
@@ -201,6 +203,7 @@ _REFLECTING = TitansConfig(
 
 _RECIPES = {
     "needles": Recipe(
+        task="needles",
         purpose="find what was said once in a long text: RULER's pk, n and w at up to 4,096 bytes",
         config=_SMALL,
         settings=TrainConfig(
@@ -216,6 +219,7 @@ _RECIPES = {
         reads_text=True,
     ),
     "babilong": Recipe(
+        task="babilong",
         purpose="BABILong's qa1 to qa5 at up to 4,096 pieces of words; bAbI's files in $TITANS_DATA/babi",
         config=_READING,
         settings=TrainConfig(
@@ -233,6 +237,7 @@ _RECIPES = {
         vocabulary=_told_and_asked,
     ),
     "mqar": Recipe(
+        task="mqar",
         purpose="the values of 8 to 128 keys, many queries: Zoology's task with 1,024 tokens",
         # One block, so that nothing but the memory can recall; two taps show a key to the token after it.
         config=TitansConfig(
@@ -249,6 +254,7 @@ _RECIPES = {
         source=_mqar,
     ),
     "copying": Recipe(
+        task="copying",
         purpose="say 16 tokens among blanks again in their order, in up to 256 tokens",
         config=_RECALLING.replace(
             vocab_size=SelectiveCopying().vocab_size, dim=96, memory=_RECALLING.memory.replace(chunk_size=4)
@@ -257,24 +263,28 @@ _RECIPES = {
         source=_of_one_task(SelectiveCopying()),
     ),
     "in-context-recall": Recipe(
+        task="in-context-recall",
         purpose="MAD: the value that a key had before, in up to 128 tokens",
         config=_RECALLING.replace(vocab_size=InContextRecall().vocab_size),
         settings=TrainConfig(steps=600, batch_size=32, length=128, learning_rate=3e-3, warmup_steps=50),
         source=_of_one_task(InContextRecall()),
     ),
     "noisy-recall": Recipe(
+        task="noisy-recall",
         purpose="MAD: the same with pairs that mean nothing in between",
         config=_RECALLING.replace(vocab_size=noisy_recall().vocab_size),
         settings=TrainConfig(steps=600, batch_size=32, length=128, learning_rate=3e-3, warmup_steps=50),
         source=_of_one_task(noisy_recall()),
     ),
     "fuzzy-recall": Recipe(
+        task="fuzzy-recall",
         purpose="MAD: keys and values of one to three tokens, in up to 128",
         config=_RECALLING.replace(variant="mag", vocab_size=FuzzyRecall().vocab_size),
         settings=TrainConfig(steps=1500, batch_size=32, length=128, learning_rate=3e-3, warmup_steps=50),
         source=_of_one_task(FuzzyRecall()),
     ),
     "parity": Recipe(
+        task="state-tracking",
         purpose="whether the number of ones so far is odd: words of up to 32 bits",
         # All or nothing: the gate opens past what the guard lets through, and costs something while it is half open.
         config=_REFLECTING.replace(vocab_size=2, memory=_REFLECTING.memory.replace(num_heads=2, max_step=3.0)),
@@ -282,6 +292,7 @@ _RECIPES = {
         source=_parity,
     ),
     "S3": Recipe(
+        task="state-tracking",
         purpose="the product of permutations of three things, each told in two tokens: up to 64 of them",
         config=_REFLECTING.replace(vocab_size=12),
         settings=TrainConfig(steps=2000, batch_size=64, length=128, learning_rate=3e-3),

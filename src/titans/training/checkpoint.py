@@ -13,6 +13,7 @@ the old checkpoint or the new one.
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from dataclasses import asdict, dataclass, replace
@@ -50,6 +51,8 @@ class Progressed:
     """length of metrics.jsonl"""
     tokenizer: str | None = None
     """SHA-256 of tokenizer.json (`save_checkpoint` fills it in); None: there was none"""
+    carried: bool = False
+    """whether there is a state.safetensors (`save_checkpoint` fills it in)"""
 
 
 def find_checkpoint(folder: str | Path) -> Path:
@@ -65,6 +68,12 @@ def find_checkpoint(folder: str | Path) -> Path:
         if (candidate / "config.json").exists():
             return candidate
     raise TitansError(f"{folder} holds no checkpoint: name the folder of a saved model or of a run that saved one")
+
+
+def run_of(folder: str | Path) -> Path:
+    """The run that `folder`, a run or one of its checkpoints, belongs to; of any other folder itself."""
+    resolved = Path(folder).resolve()
+    return resolved.parent if re.fullmatch(rf"{LINK}-\d{{8}}", resolved.name) else Path(folder)
 
 
 def refuse_to_overwrite(run: str | Path) -> None:
@@ -91,7 +100,7 @@ def save_checkpoint(
                 tokenizer = (run / LINK if (run / LINK).exists() else run) / TOKENIZER_NAME
                 if tokenizer.exists():
                     shutil.copyfile(tokenizer, temporary / TOKENIZER_NAME)
-                progressed = replace(progressed, tokenizer=_tokenizer_hash(temporary))
+                progressed = replace(progressed, tokenizer=_tokenizer_hash(temporary), carried=state is not None)
                 _write(temporary, model, optimizer, state, progressed)
                 _flush_folder(temporary)
                 temporary.rename(target)
@@ -123,10 +132,15 @@ def load_checkpoint(run: Path, model: StatefulModel, optimizer: AdamW) -> tuple[
     if "random/cpu" not in tensors:
         raise TitansError(f"{path} is incomplete: it has no tensor random/cpu; copy it again")
     _set_random_state({name: tensors.pop(name) for name in list(tensors) if name.startswith("random/")})
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise TitansError(f"{path} holds NaN or infinite values: copy it again, or start a new run")
     load_moments(model, optimizer, tensors)
-    if not (folder / "state.safetensors").exists():
+    state = folder / "state.safetensors"
+    if not state.exists():
+        if progressed.carried:
+            raise TitansError(f"{state} is missing: copy the checkpoint again, as a whole")
         return None, progressed
-    return model.state_type.load(folder / "state.safetensors").to(device_of(model)), progressed
+    return model.state_type.load(state).to(device_of(model)), progressed
 
 
 def read_settings(checkpoint: Path) -> TrainConfig:

@@ -123,8 +123,9 @@ class _Run:
         try:
             self.source.load_state_dict(progressed.cursor)
             self.meter = Meter.from_dict(progressed.meter)
-        except (KeyError, TypeError, ValueError) as error:
-            raise TitansError(f"{self.out / LINK / 'training.json'} is damaged ({error}): start a new run") from error
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            path = self.out / LINK / "training.json"
+            raise TitansError(f"{path} is damaged or of another task ({error}): start a new run") from error
         self.metrics = MetricsFile(self.out, progressed.metrics_bytes)
         self.step = progressed.step
 

@@ -1,6 +1,7 @@
 """metrics.jsonl: one line per `log_every` steps and per evaluation, and the sums that the next line needs."""
 
 import json
+import logging
 import math
 import os
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from titans.parsing import parse
 from titans.training.evaluate import Evaluation
 
 FILE = "metrics.jsonl"
+_log = logging.getLogger(__name__)
 
 
 class MetricsFile:
@@ -19,7 +21,8 @@ class MetricsFile:
 
     Args:
         run: the folder.
-        length: bytes of an earlier run to keep; what comes after them is cut off.
+        length: bytes of an earlier run to keep; what comes after them is cut off, and a broken line where there are
+            fewer.
     """
 
     def __init__(self, run: Path, length: int = 0) -> None:
@@ -27,7 +30,10 @@ class MetricsFile:
         with writing(self._path):
             run.mkdir(parents=True, exist_ok=True)
             self._path.touch()
-            os.truncate(self._path, min(length, self.length))
+            if self.length < length:
+                _log.warning("%s is shorter than it was: some of the curve before this step is missing", self._path)
+                length = self._path.read_bytes().rfind(b"\n") + 1
+            os.truncate(self._path, length)
 
     @property
     def length(self) -> int:
