@@ -123,3 +123,9 @@ def test_mistakes_are_one_clear_line(
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.glob("inspect.*"))
+
+
+def test_where_a_picture_cannot_go_is_said_before_the_text_is_read(run: Path, text: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("titans.cli.inspect._inspect", lambda *_: pytest.fail("it was read"))
+    assert inspect("--checkpoint", run, "--prompt", "fox", "--out", text / "fox.svg") == 2
+    assert "something on the way to it is a file; choose another folder" in capsys.readouterr().err

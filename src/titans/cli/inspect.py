@@ -56,6 +56,7 @@ def run(
     import_torch()
 
     from titans.baselines import load_model
+    from titans.files import require_writable
     from titans.models.language_model import TitansLM
     from titans.report.inspection_picture import draw
     from titans.training.model import best_device
@@ -68,6 +69,7 @@ def run(
     blocks = _blocks(model.config, checkpoint, block)
     tokenizer = corpus.text_tokenizer(checkpoint, model.config.vocab_size)
     tokens = _tokens(text, prompt, tokenizer, None if json else max_tokens)
+    require_writable(out.parent)
     model = model.to(best_device()).eval()
     found = _inspect(model, tokens, tokenizer, blocks)
     shown = found.first(max_tokens)
