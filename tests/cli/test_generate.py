@@ -133,7 +133,7 @@ def test_a_memory_of_several_texts_is_refused(run: Path, capsys) -> None:
         (["--prompt", "x", "--save-state", "."], "--save-state . is a folder; name a file"),
         (["--prompt", "x", "--seed", "-1"], "seed is -1"),
         (["--prompt", "x", "--temperature", "1e-300"], "temperature is 1e-300"),
-        (["--prompt", ""], "the prompt is empty"),
+        (["--prompt", ""], "--prompt is empty"),
         (["--prompt", "x", "--state", "nowhere.memory"], "nowhere.memory does not exist"),
         (["--prompt", "x", "--temperature", "-1"], "temperature"),
     ],
@@ -144,6 +144,12 @@ def test_mistakes_are_one_clear_line(run: Path, options: list[str], message: str
     assert error.startswith("titans: error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_an_empty_standard_input_is_told_so(run: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    type_in(monkeypatch, b"")
+    assert generate("--checkpoint", run) == 2
+    assert "the prompt is empty" in capsys.readouterr().err
 
 
 def test_a_terminal_without_a_prompt_is_told_so(run: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -91,10 +91,7 @@ def _tokens(text: str | None, prompt: str | None, tokenizer: "Tokenizer", count:
     from titans.data.pieces import encoded
 
     if prompt is not None:
-        tokens = tokenizer.encode(prompt)[:count]
-        if not len(tokens):
-            raise TitansError("--prompt is empty: give at least one character to read")
-        return tokens
+        return tokenizer.encode(prompt)[:count]
     with tempfile.TemporaryDirectory() as spool:
         documents = corpus.documents(text, spool=Path(spool))
         if len({document.name for document in documents}) > 1:
