@@ -1,9 +1,10 @@
 """The tables of docs/long-context.md, out of docs/results: one after each line `<!-- RECIPE: TASK -->`.
 
-python benchmarks/long_context_tables.py
+`python benchmarks/long_context_tables.py` writes them anew, and so does long_context.py when it has measured.
 """
 
 import re
+from functools import cache
 from pathlib import Path
 
 from long_context_page import contenders, right, task_tables
@@ -23,12 +24,13 @@ def filled(page: str, results: Path = RESULTS) -> str:
     Raises:
         KeyError: a table of something that no model was asked.
     """
-    return TABLE.sub(lambda found: f"{found[1]}{_table(results / found[2], found[3])}\n", page)
+    tables = cache(lambda recipe: _tables(results / recipe))
+    return TABLE.sub(lambda found: f"{found[1]}{tables(found[2])[found[3]]}\n", page)
 
 
-def _table(folder: Path, task: str) -> str:
+def _tables(folder: Path) -> dict[str, str]:
     results = read_results(folder)
-    return task_tables(contenders(results.models), right(results.scores), results.scores)[task]
+    return task_tables(contenders(results.models), right(results.scores), results.scores)
 
 
 def main() -> None:

@@ -138,6 +138,11 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
     return tensors, header
 
 
+def spoilt(tensors: Mapping[str, Tensor]) -> str | None:
+    """The name of the first tensor that holds NaN or infinite values."""
+    return next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), None)
+
+
 def check_layout(path: str | Path, header: dict, layout: int) -> None:
     """Takes the layout of a state's tensors out of its header; TitansError if it is not `layout`."""
     found = header.pop(LAYOUT_KEY, 1)

@@ -97,3 +97,12 @@ def test_the_real_files_have_all_their_questions(task):
     for question in test:
         assert question.facts
         assert question.answer.lower() not in question.text.lower()  # else it could never be scored as right
+
+
+def test_questions_that_are_missing_are_said_once(tmp_path, caplog):
+    cut = write(tmp_path, STORIES, "qa1_facts_test.txt")
+    for _ in range(2):
+        read_questions(cut, "qa1", "test")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path} holds 3 test questions of qa1; bAbI has 1,000"
+    ]

@@ -6,12 +6,11 @@ Letters: B rows, H heads, N tokens that attention still sees, d head dimension, 
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from titans.baselines.config import BaselineConfig
 from titans.errors import TitansError
-from titans.files import load_tensors, save_tensors
+from titans.files import load_tensors, save_tensors, spoilt
 from titans.memory.state import TensorTree
 
 
@@ -68,7 +67,7 @@ class BaselineState(TensorTree):
             state = cls(tensors["position"], layers, config)
         except KeyError as error:
             raise TitansError(f"{path} is incomplete: it has no tensor {error}") from error
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        if spoilt(tensors) is not None:
             raise TitansError(f"{path} holds NaN or infinite values, from which no memory recovers; make it again")
         return state
 

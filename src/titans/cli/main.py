@@ -131,10 +131,7 @@ def _parse(verb: str, options: list[str]) -> "Callable[[], None]":
             values["typed"] = frozenset(_typed(options))
         return partial(module.run, **values)
 
-    for option, following in zip(options, [*options[1:], None], strict=False):
-        name, equals, value = option.partition("=")
-        if name.startswith("--") and (value if equals else following) == "":
-            raise TitansError(f"{name} is empty: give it a value, or leave it out")
+    _require_values(options)
     config = (tyro.conf.FlagCreatePairsOff,)
     with redirect_stderr(io.StringIO()) as complaint:
         try:
@@ -143,6 +140,16 @@ def _parse(verb: str, options: list[str]) -> "Callable[[], None]":
             if not stop.code:
                 raise
     raise TitansError(f"{_unboxed(complaint.getvalue())}; see titans {verb} --help")
+
+
+def _require_values(options: list[str]) -> None:
+    """Refuses an option that was given nothing, which as a path would be the folder one is in."""
+    from itertools import zip_longest
+
+    for option, following in zip_longest(options, options[1:]):
+        name, equals, value = option.partition("=")
+        if name.startswith("--") and (value if equals else following) == "":
+            raise TitansError(f"{name} is empty: give it a value, or leave it out")
 
 
 def _typed(options: list[str]) -> "Iterator[str]":

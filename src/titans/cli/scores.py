@@ -126,7 +126,7 @@ def measure(
             raise TitansError(f"the task {name!r} has tokens of its own, and {checkpoint} reads pieces of words")
         else:
             corpus.require_its_task(checkpoint, name)
-        documents = None if haystack is None else corpus.documents(haystack, spool=Path(spool))
+        documents = None if haystack is None else corpus.documents(haystack, spool=Path(spool))  # needed or not
         if hides_in_text(name, choices) and any(asked.lengths):
             documents = documents or corpus.held_out(checkpoint, "--haystack")
             choices = replace(choices, haystack=encoded(documents, tokenizer))

@@ -131,7 +131,7 @@ def fingerprint(documents: Iterable[Document]) -> str:
     digest = hashlib.sha256()
     for document in documents:
         digest.update(f"{document.name}/{document.start}/{document.stop}\n".encode(errors="surrogateescape"))
-        for start in (document.start, max(document.start, document.stop - _COMPARED_BYTES)):
+        for start in sorted({document.start, max(document.start, document.stop - _COMPARED_BYTES)}):
             digest.update(_read(document.path, start, min(_COMPARED_BYTES, document.stop - start)))
     return digest.hexdigest()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from titans.errors import TitansError
-from titans.files import LAYOUT_KEY, check_layout, load_tensors, save_tensors
+from titans.files import LAYOUT_KEY, check_layout, load_tensors, save_tensors, spoilt
 
 LAYOUT = 4  # of the tensors in a file; in earlier ones the guard knew other things
 _KNOWN = "known_position"  # the one field that says of tensors what they hold
@@ -180,9 +180,8 @@ class MemoryState(TensorTree):
             single = {name: tensors[name] for name in ("position", "pending", "miss", "tail")}
         except KeyError as error:
             raise TitansError(f"{path} is incomplete: it has no tensor {error}") from error
-        for name, tensor in tensors.items():
-            if not bool(torch.isfinite(tensor).all()):
-                raise TitansError(f"{path} is spoilt: {name} holds NaN or infinite values; go on from an earlier state")
+        if (name := spoilt(tensors)) is not None:
+            raise TitansError(f"{path} is spoilt: {name} holds NaN or infinite values; go on from an earlier state")
         return cls(**single, **groups)  # pyright: ignore[reportArgumentType]
 
 

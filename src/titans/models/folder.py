@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from titans.configuration import Configuration
 from titans.errors import TitansError
-from titans.files import load_tensors, read_json, save_tensors, write_json
+from titans.files import load_tensors, read_json, save_tensors, spoilt, write_json
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -37,9 +37,8 @@ def read_model(folder: str | Path, kind: type[Model], config_type: type[Configur
     expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if {name: tensor.shape for name, tensor in tensors.items()} != expected:
         raise TitansError(f"{weights} does not fit {path}: copy or make them again")
-    broken = [name for name, tensor in tensors.items() if not bool(torch.isfinite(tensor).all())]
-    if broken:
-        raise TitansError(f"{weights} holds NaN or infinite values in {broken[0]}: take an earlier checkpoint")
+    if (broken := spoilt(tensors)) is not None:
+        raise TitansError(f"{weights} holds NaN or infinite values in {broken}: take an earlier checkpoint")
     name, _ = next(model.named_parameters())
     if (dtype := tensors[name].dtype) != torch.float32:
         model = model.to(dtype)

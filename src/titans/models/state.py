@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from titans.errors import TitansError
-from titans.files import LAYOUT_KEY, check_layout, load_tensors, save_tensors
+from titans.files import LAYOUT_KEY, check_layout, load_tensors, save_tensors, spoilt
 from titans.memory.state import MemoryState, TensorTree
 from titans.models.config import TitansConfig
 
@@ -113,7 +113,7 @@ class LMState(TensorTree):
             raise TitansError(f"{path} belongs to a model with another configuration; load it with that model")
         if model is not None and weights is not None and weights != fingerprint(model):
             raise TitansError(f"{path} belongs to a model with other weights; load it with the model that made it")
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+        if spoilt(tensors) is not None:
             raise TitansError(f"{path} holds NaN or infinite values, from which no memory recovers; make it again")
         from titans.models.language_model import empty_state  # the model knows the shape of its own state
 

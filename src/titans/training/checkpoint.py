@@ -26,7 +26,7 @@ from torch.optim import AdamW
 from titans.data.pieces import TOKENIZER_NAME, tokenizer_of
 from titans.data.tokenizer import Tokenizer
 from titans.errors import TitansError
-from titans.files import load_tensors, read_json, reading, save_tensors, write_json, writing
+from titans.files import load_tensors, read_json, reading, save_tensors, spoilt, write_json, writing
 from titans.parsing import parse
 from titans.training.config import TrainConfig
 from titans.training.model import CarriedState, StatefulModel, device_of
@@ -132,7 +132,7 @@ def load_checkpoint(run: Path, model: StatefulModel, optimizer: AdamW) -> tuple[
     if "random/cpu" not in tensors:
         raise TitansError(f"{path} is incomplete: it has no tensor random/cpu; copy it again")
     _set_random_state({name: tensors.pop(name) for name in list(tensors) if name.startswith("random/")})
-    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+    if spoilt(tensors) is not None:
         raise TitansError(f"{path} holds NaN or infinite values: copy it again, or start a new run")
     load_moments(model, optimizer, tensors)
     state = folder / "state.safetensors"
