@@ -19,8 +19,9 @@ import numpy as np
 
 from titans.data.batches import IGNORED
 from titans.parsing import check_types, require
+from titans.tasks.blocks import in_blocks
 from titans.tasks.checks import require_length
-from titans.tasks.sample import Piece, Sample
+from titans.tasks.sample import Piece, Sample, stated, unasked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,19 +61,27 @@ class InContextRecall:
         """
         require_length(self, length)
         num_pairs, num_keys = (length + 1) // 2, self._num_known // 2
-        noisy = random.random(num_pairs) < self.noise
-        noisy[[random.integers(num_pairs - 1), -1]] = False  # the last pair, and one before it
-        keys = random.integers(num_keys, size=num_pairs)
-        keys[-1] = random.choice(np.unique(keys[:-1][~noisy[:-1]]))
-        values = random.integers(num_keys, self._num_known, size=num_keys)[keys]
-        tokens = np.stack([keys, values], 1)
-        if self.noise:
-            tokens[noisy] = random.integers(self._num_known, self.vocab_size, size=(noisy.sum(), 2))
-        stated = np.flatnonzero(~noisy)
-        again = np.delete(stated, np.unique(keys[stated], return_index=True)[1])
-        labels = np.full((num_pairs, 2), IGNORED, np.int64)
-        labels[again, 0] = values[again]
-        return Sample((Piece(tokens.ravel()[:length], labels.ravel()[:length]),))
+        value_of = random.integers(num_keys, self._num_known, size=num_keys)
+        stated = int(random.integers(num_pairs - 1))  # a pair before the last that is no noise
+        first = np.full(num_keys, num_pairs)  # the pair that has said a key first
+
+        def pairs(before: int, count: int, random: np.random.Generator) -> Piece:
+            places = np.arange(before, before + count)
+            noisy = (random.random(count) < self.noise) & (places != stated)
+            keys = random.integers(num_keys, size=count)
+            tokens = np.stack([keys, value_of[keys]], 1)
+            if self.noise:
+                tokens[noisy] = random.integers(self._num_known, self.vocab_size, size=(noisy.sum(), 2))
+            np.minimum.at(first, keys[~noisy], places[~noisy])
+            again = ~noisy & (places > first[keys])
+            labels = np.full((count, 2), IGNORED, np.int64)
+            labels[again, 0] = value_of[keys[again]]
+            return Piece(tokens.ravel(), labels.ravel())
+
+        before = in_blocks(pairs, num_pairs - 1, random)
+        key = random.choice(np.flatnonzero(first < num_pairs))
+        last = Piece(np.array([key, value_of[key]]), np.array([value_of[key], IGNORED]))
+        return Sample((before, last.read(0, length - len(before))))
 
 
 def noisy_recall() -> InContextRecall:
@@ -124,21 +133,33 @@ class FuzzyRecall:
         require_length(self, length)
         room = length + 1 - self._longest_pair  # for all pairs but the last
         most = room // (self.shortest_key + 1)
-        keys = _motifs(most, 0, self._num_keys, self.shortest_key, self.longest_key, random)
-        values = _motifs(most, self._num_keys, self.vocab_size - 1, 1, self.longest_value, random)
-        seen: dict[tuple[int, ...], int] = {}
-        first = np.array([seen.setdefault(tuple(key), place) for place, key in enumerate(keys.tolist())])
-        pairs = np.concatenate([keys, values[first]], 1)  # the first pair with a key gives it its value
-        num_pairs = int(np.searchsorted((pairs >= 0).sum(1).cumsum(), room, side="right"))
-        again = first[:num_pairs] < np.arange(num_pairs)
-        last = random.choice(first[:num_pairs][~again])
-        pairs, again = np.append(pairs[:num_pairs], pairs[[last]], 0), np.append(again, True)
-        asked = again[:, None] & (np.arange(self._longest_pair) >= self.longest_key)
-        present = pairs >= 0
-        padding = length + 1 - int(present.sum())
-        tokens = np.concatenate([np.full(padding, self.vocab_size - 1), pairs[present]])
-        answers = np.concatenate([np.full(padding, IGNORED), np.where(asked, pairs, IGNORED)[present]])
-        return Sample((Piece(tokens[:-1], answers[1:]),))
+        first: dict[tuple[int, ...], tuple[int, list[int]]] = {}  # the pair that has said a key first, and its value
+        left, fitting = {0: room}, {}  # tokens before each block; pairs of it that fit, none after one that does not
+
+        def pairs(before: int, count: int, random: np.random.Generator) -> Piece:
+            keys = _motifs(count, 0, self._num_keys, self.shortest_key, self.longest_key, random)
+            values = _motifs(count, self._num_keys, self.vocab_size - 1, 1, self.longest_value, random)
+            distinct, begins, which = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+            for n in np.sort(begins):
+                first.setdefault(tuple(keys[n].tolist()), (before + n, values[n].tolist()))
+            places, said = zip(*(first[tuple(key)] for key in distinct.tolist()), strict=True)
+            pairs = np.concatenate([keys, np.array(said)[which.reshape(-1)]], 1)
+            again = np.array(places)[which.reshape(-1)] < np.arange(before, before + count)
+            ends = (pairs >= 0).sum(1).cumsum()
+            fits = fitting[before] = int(np.searchsorted(ends, left[before], side="right"))
+            left[before + count] = left[before] - int(ends[-1]) if fits == count else -1
+            pairs, asked = pairs[:fits], again[:fits, None] & (np.arange(self._longest_pair) >= self.longest_key)
+            present = pairs >= 0
+            answers = np.append(np.where(asked, pairs, IGNORED)[present], IGNORED)
+            return Piece(pairs[present], answers[1:])
+
+        before = in_blocks(pairs, most, random)
+        num_pairs = sum(fitting.values())
+        known = [(key, value) for key, (place, value) in first.items() if place < num_pairs]
+        key, value = map(np.array, known[random.choice(len(known))])
+        last = stated(key[key >= 0], value[value >= 0])
+        padding = np.full(length - len(before) - len(last), self.vocab_size - 1)
+        return Sample((unasked(padding), before, last))
 
 
 def _motifs(count: int, start: int, stop: int, shortest: int, longest: int, random: np.random.Generator) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 
 from titans.data.batches import IGNORED
 from titans.parsing import check_types, require
+from titans.tasks.blocks import in_blocks
 from titans.tasks.checks import require_length
 from titans.tasks.sample import Piece, Sample
 
@@ -57,8 +58,15 @@ class MQAR:
         num_places = (length - end) // 2
         shares = np.arange(1, num_places + 1) ** (self.power_a - 1.0)
         queries = end + 2 * random.choice(num_places, self.num_pairs, replace=False, p=shares / shares.sum())
-        tokens = random.integers(self.vocab_size, size=length) if self.random_filler else np.zeros(length, np.int64)
-        tokens[0:end:2], tokens[1:end:2], tokens[queries] = keys, values, keys
-        labels = np.full(length, IGNORED, np.int64)
-        labels[queries] = values
-        return Sample((Piece(tokens, labels),))
+        told = np.stack([keys, values], 1).ravel()
+
+        def block(before: int, count: int, random: np.random.Generator) -> Piece:
+            tokens = random.integers(self.vocab_size, size=count) if self.random_filler else np.zeros(count, np.int64)
+            labels = np.full(count, IGNORED, np.int64)
+            begin = told[before : before + count]
+            tokens[: len(begin)] = begin
+            here = (queries >= before) & (queries < before + count)
+            tokens[queries[here] - before], labels[queries[here] - before] = keys[here], values[here]
+            return Piece(tokens, labels)
+
+        return Sample((in_blocks(block, length, random),))

@@ -59,6 +59,21 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True)
+class First:
+    """The first `length` tokens of a part (a `Part`)."""
+
+    part: Part
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    def read(self, start: int, stop: int) -> Piece:
+        """Tokens `start` to `stop`."""
+        return self.part.read(start, stop)
+
+
+@dataclass(frozen=True)
 class Sample:
     """One stream with its questions."""
 

@@ -25,7 +25,7 @@ Ours: elements are drawn anew for every word, no token marks its beginning, and 
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from itertools import accumulate, permutations
 from typing import Literal
 
@@ -33,11 +33,11 @@ import numpy as np
 
 from titans.data.batches import IGNORED
 from titans.parsing import check_types, require
+from titans.tasks.blocks import in_blocks
 from titans.tasks.checks import require_length
-from titans.tasks.sample import Piece, Sample, joined
+from titans.tasks.sample import First, Piece, Sample
 
 Group = Literal["S3", "A5", "S5"]
-_BLOCK = 65_536  # elements of a long word that are made at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +76,16 @@ class _Words(ABC):
             TitansError: length is below `shortest`.
         """
         require_length(self, length)
-        count = -(-length // self.tokens_each)
-        if count > _BLOCK:
-            return Sample((_LongWord(self, length, int(random.integers(2**63))),))
-        told = random.integers(self.size, size=count)
-        return Sample((self.asked(told, self.products(0, told)).read(0, length),))
+        products = {0: 0}  # before each block
+
+        def elements_and_products(before: int, count: int, random: np.random.Generator) -> Piece:
+            told = random.integers(self.size, size=count)
+            found = self.products(products[before], told)
+            products[before + count] = int(found[-1])
+            return self.asked(told, found)
+
+        word = in_blocks(elements_and_products, -(-length // self.tokens_each), random)
+        return Sample((First(word, length),))
 
     def asked(self, told: np.ndarray, products: np.ndarray) -> Piece:
         """The tokens of elements [n], and after each the product as a label [n * tokens_each]."""
@@ -128,35 +133,6 @@ class ModularCounting(_Words):
 def parity(tokens_each: int = 1) -> ModularCounting:
     """Whether the number of ones so far is odd."""
     return ModularCounting(modulus=2, tokens_each=tokens_each)
-
-
-class _LongWord:
-    """A word that is made block by block as it is read (a `Part`); what is kept is where each block so far begins."""
-
-    def __init__(self, words: _Words, length: int, seed: int) -> None:
-        self._words, self._length, self._seed = words, length, seed
-        self._starts = [0]  # products before each block
-        self._block = lru_cache(maxsize=1)(self._make)
-
-    def __len__(self) -> int:
-        return self._length
-
-    def read(self, start: int, stop: int) -> Piece:
-        """Tokens `start` to `stop`."""
-        size = _BLOCK * self._words.tokens_each
-        blocks = range(start // size, max(start, stop - 1) // size + 1)
-        return joined(
-            [self._block(n).read(max(start, n * size) - n * size, min(stop, (n + 1) * size) - n * size) for n in blocks]
-        )
-
-    def _make(self, number: int) -> Piece:
-        while len(self._starts) <= number:  # somebody skipped a block
-            self._make(len(self._starts) - 1)
-        told = np.random.default_rng([self._seed, number]).integers(self._words.size, size=_BLOCK)
-        products = self._words.products(self._starts[number], told)
-        if len(self._starts) == number + 1:
-            self._starts.append(int(products[-1]))
-        return self._words.asked(told, products)
 
 
 @cache

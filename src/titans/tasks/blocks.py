@@ -1,0 +1,52 @@
+"""Long streams that are made block by block as they are read."""
+
+from bisect import bisect_right
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+
+from titans.tasks.sample import Part, Piece, joined
+
+BLOCK = 16_384  # units, such as a pair of a key and a value, that are made at once
+
+Make = Callable[[int, int, np.random.Generator], Piece]
+"""The tokens of some units, from the number of those before them, how many there are and random numbers.
+
+Blocks are made in their order at first. Made again, a block has to be the same, whatever has been made since.
+"""
+
+
+def in_blocks(make: Make, units: int, random: np.random.Generator) -> Part:
+    """So many units, of which no more than a block is ever there at once. All have been made once on return."""
+    if units <= BLOCK:
+        return make(0, units, random)
+    return _Blocks(make, units, int(random.integers(2**63)))
+
+
+class _Blocks:
+    """More than one block (a `Part`); what is kept is where each begins, and the last one that was read."""
+
+    def __init__(self, make: Make, units: int, seed: int) -> None:
+        self._make, self._units, self._seed = make, units, seed
+        self._block = lru_cache(maxsize=1)(self._made)
+        self._begins = [0]  # tokens before each block, and all tokens
+        for number in range(-(-units // BLOCK)):
+            self._begins.append(self._begins[-1] + len(self._made(number)))
+
+    def __len__(self) -> int:
+        return self._begins[-1]
+
+    def read(self, start: int, stop: int) -> Piece:
+        """Tokens `start` to `stop`."""
+        pieces, number = [], bisect_right(self._begins, start, hi=len(self._begins) - 1) - 1
+        while not pieces or start < min(stop, len(self)):
+            block, begin = self._block(number), self._begins[number]
+            pieces.append(block.read(start - begin, stop - begin))
+            start, number = begin + len(block), number + 1
+        return joined(pieces)
+
+    def _made(self, number: int) -> Piece:
+        before = number * BLOCK
+        random = np.random.default_rng([self._seed, number])
+        return self._make(before, min(BLOCK, self._units - before), random)
