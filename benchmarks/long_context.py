@@ -182,7 +182,6 @@ class Table:
             others = [score for score in self._results.scores if score.model != run.label]
             self._results = replace(
                 self._results,
-                machine=found.machine,
                 created=found.created,
                 scores=[*others, *own],
                 models=self._results.models | {run.label: run.summary()},

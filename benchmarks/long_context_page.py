@@ -102,8 +102,8 @@ def right(scores: Iterable[TaskScore]) -> Shares:
 
 def page(results: Results, found: Sequence[Contender], shares: Shares) -> str:
     """The page as Markdown."""
-    machine = results.machine
-    made = "" if machine is None else f"{machine.processor}, Python {machine.python}, torch {machine.torch}. "
+    machines = dict.fromkeys(score.machine for score in results.scores if score.machine)
+    made = "".join(f"{machine}. " for machine in machines)
     tables = task_tables(found, shares, results.scores)
     parts = [
         f"# {results.title}",

@@ -216,7 +216,8 @@ def test_scores_of_several_models_meet_in_one_folder(tmp_path, text, capsys, mon
     ]
     assert {s["command"] for s in stored["scores"]} == {"titans eval needles --haystack 'a book.txt'"}
     assert all(s["samples"] == 2 and 0 <= s["accuracy"] <= s["tokens_accuracy"] <= 1 for s in stored["scores"])
-    assert stored["machine"]["cores"] >= 1
+    assert all(f"torch {torch.__version__}" in s["machine"] for s in stored["scores"])
+    assert stored["machine"] is None
     assert run("report", tmp_path / "scores") == 0
     assert "needles n" in (tmp_path / "scores" / "report.html").read_text()
     capsys.readouterr()
@@ -360,7 +361,7 @@ def test_saving_scores_keeps_the_rest_of_the_results(tmp_path, text, capsys):
     ask = ("eval", "needles", "--haystack", text, "--length", 512, "--samples", 1, "--save", tmp_path)
     assert run(*ask, "--checkpoint", tmp_path / "model") == 0
     stored = read_results(tmp_path)
-    assert replace(stored, scores=[], machine=None, created=None) == there
+    assert replace(stored, scores=[], created=None) == there
     assert len(stored.scores) == 1
     capsys.readouterr()
 

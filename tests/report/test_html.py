@@ -89,6 +89,12 @@ def test_ids_are_unique_across_figures(results):
     assert len(ids) == len(set(ids)) > 0
 
 
+def test_scores_of_several_machines_say_so(results):
+    scores = [replace(score, machine=f"machine {n % 2}") for n, score in enumerate(results.scores)]
+    text = Page(render(replace(results, scores=scores))).text
+    assert [text.count(name) for name in ("machine 0", "machine 1")] == [1, 1]
+
+
 def test_equal_results_give_an_equal_page(results):
     assert render(results) == render(results)
 
@@ -103,7 +109,7 @@ def test_hostile_strings_are_only_text(tmp_path, results, hostile):
     for section, key in (("training", "curves"), ("distance", "series"), ("recall", "accuracy")):
         value[section][key] = value[section][key] | {hostile: next(iter(value[section][key].values()))}
     value["training"]["unit"] = hostile
-    value["scores"][0] |= {"model": hostile, "task": hostile}
+    value["scores"][0] |= {"model": hostile, "task": hostile, "machine": hostile}
     (tmp_path / "results.json").write_text(json.dumps(value))
     text = write_report(tmp_path).read_text(encoding="utf-8")
     page = Page(text)

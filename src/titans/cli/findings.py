@@ -190,7 +190,7 @@ def _mean_recall(recall: Recall, model: str) -> float:
 
 
 def _processor() -> str:
-    """Its name and the widest vectors that torch uses on it: two kinds can have one name."""
+    """Its name and the widest vectors that torch uses on it, as two kinds can have one name; and a GPU's, if any."""
     info = Path("/proc/cpuinfo")
     names = (
         [line.partition(":")[2] for line in info.read_text().splitlines() if line.startswith("model name")]
@@ -198,4 +198,5 @@ def _processor() -> str:
         else []
     )
     name = names[0].strip() if names else platform.processor() or platform.machine()
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+    name = f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+    return f"{name}, {torch.cuda.get_device_name()}" if torch.cuda.is_available() else name

@@ -76,7 +76,7 @@ class Kept:
             TitansError: the file is damaged, or cannot be written.
         """
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._change(lambda results: replace(results, machine=machine(), created=now))
+        self._change(lambda results: replace(results, created=now))
 
     def add(self, cell: Cell) -> None:
         """Writes a score down, in place of an earlier one of the same model, task, length and depth."""
@@ -89,6 +89,7 @@ class Kept:
             samples=cell.score.samples,
             depth=cell.depth,
             command=self.command,
+            machine=machine().summary,
         )
         new = parse(asdict(written), TaskScore)  # as it will be read again: a label may hold what cannot be printed
         self._change(lambda results: replace(results, scores=[*(s for s in results.scores if s.cell != new.cell), new]))

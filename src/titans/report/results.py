@@ -22,7 +22,7 @@ class Machine:
     """Where the numbers were measured.
 
     Attributes:
-        processor: the kind of processor or accelerator, in words.
+        processor: the kind of processor, and of accelerator if there is one, in words.
         cores: processor cores that the run could use.
         memory_gb: main memory in gigabytes.
         python: version of Python.
@@ -34,6 +34,11 @@ class Machine:
     memory_gb: float
     python: str
     torch: str
+
+    @property
+    def summary(self) -> str:
+        """What a number depends on, in a line."""
+        return f"{self.processor}, Python {self.python}, torch {self.torch}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +160,7 @@ class TaskScore:
         samples: how many were asked.
         depth: needles: where the one that is asked for lies, 0 (the beginning) to 1 (the end); None for anywhere.
         command: what measured it.
+        machine: where (`Machine.summary`): those of one file may come from several.
     """
 
     model: str
@@ -165,6 +171,7 @@ class TaskScore:
     samples: int
     depth: float | None = None
     command: str | None = None
+    machine: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("length", 0), ("samples", 1)):
@@ -240,7 +247,7 @@ class Results:
         title: the page's heading.
         command: the command that made these numbers.
         created: when, ISO 8601.
-        machine: where.
+        machine: where; scores say it for themselves.
         settings: what was chosen, by name.
         models: the models compared, by name.
         training, distance, recall, scores, stream, inspect: the measurements; see their classes.
