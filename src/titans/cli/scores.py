@@ -2,11 +2,12 @@
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeGuard
 
 from rich.console import Console
 from rich.table import Table
@@ -57,7 +58,7 @@ class Cell:
         return {"depth": self.depth} | self.score.to_dict()
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Kept:
     """Scores on their way into `folder/results.json`, where those of other models and tasks stay."""
 
@@ -66,8 +67,6 @@ class Kept:
     """its name there"""
     task: str
     command: str
-    scores: int = 0
-    """how many have been written"""
 
     def begin(self) -> None:
         """Reads what is there and sees that it can be written.
@@ -93,7 +92,6 @@ class Kept:
         )
         new = parse(asdict(written), TaskScore)  # as it will be read again: a label may hold what cannot be printed
         self._change(lambda results: replace(results, scores=[*(s for s in results.scores if s.cell != new.cell), new]))
-        self.scores += 1
 
     def _change(self, change: Callable[[Results], Results]) -> None:
         """Changes what is there by now: others may be writing too."""
@@ -118,28 +116,36 @@ def measure(
     """
     if name not in TASKS:
         raise TitansError(f"there is no task {name!r}; choose one of {', '.join(TASKS)}")
-    model = load_model(checkpoint).to(best_device())
+    tokenizer = read_tokenizer(find_checkpoint(checkpoint))
+    if name in READ_TEXT:
+        choices = replace(choices, tokenizer=tokenizer)
+    elif not isinstance(tokenizer, ByteTokenizer):
+        raise TitansError(f"the task {name!r} has tokens of its own, and {checkpoint} reads pieces of words")
+    else:
+        corpus.require_its_task(checkpoint, name)
+    cells: list[Cell] = []
     with tempfile.TemporaryDirectory() as spool:
-        tokenizer = read_tokenizer(find_checkpoint(checkpoint))
-        if name in READ_TEXT:
-            choices = replace(choices, tokenizer=tokenizer)
-        elif not isinstance(tokenizer, ByteTokenizer):
-            raise TitansError(f"the task {name!r} has tokens of its own, and {checkpoint} reads pieces of words")
-        else:
-            corpus.require_its_task(checkpoint, name)
         documents = None if haystack is None else corpus.documents(haystack, spool=Path(spool))  # needed or not
         if hides_in_text(name, choices) and any(asked.lengths):
             documents = documents or corpus.held_out(checkpoint, "--haystack")
             choices = replace(choices, haystack=encoded(documents, tokenizer))
+        model = load_model(checkpoint).to(best_device())
+        tasks = _tasks(model, name, choices, asked)
+        if kept is not None:
+            kept.begin()
         try:
-            return _cells(model, name, choices, asked, kept)
+            for cell in _cells(model, tasks, asked):
+                cells.append(cell)
+                if kept is not None:
+                    kept.add(cell)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(
-                "" if kept is None or not kept.scores else f"its scores are in {kept.folder}"
-            ) from None
+            where = f"its scores are in {kept.folder}" if kept is not None and cells else ""
+            raise KeyboardInterrupt(where) from None
+    return cells
 
 
-def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Asked, kept: Kept | None) -> list[Cell]:
+def _tasks(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Asked) -> list[tuple[float | None, Task]]:
+    """The task at each depth, None for anywhere. TitansError if the model or a length does not fit."""
     depths = [None] if asked.depths is None else [n / max(1, asked.depths - 1) for n in range(asked.depths)]
     tasks = [(depth, TASKS[name](replace(choices, depth=depth))) for depth in depths]
     vocabulary, known = tasks[0][1].vocab_size, model.config.vocab_size
@@ -150,15 +156,16 @@ def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Ask
     for length in asked.lengths:
         if 0 < length < tasks[0][1].shortest:
             raise TitansError(f"--length {length} is too short for {name}: it takes {tasks[0][1].shortest} tokens")
-    exact = 0 not in asked.lengths and choices.mode == "finetuned"  # facts alone and prompts are as long as they are
-    total = sum(asked.lengths) * asked.samples * len(depths) if exact else None
-    if kept is not None:
-        kept.begin()
-    cells = []
+    return tasks
+
+
+def _cells(model: TitansLM | BaselineLM, tasks: Sequence[tuple[float | None, Task]], asked: Asked) -> Iterator[Cell]:
+    exact = 0 not in asked.lengths and not _in_own_words(tasks[0][1])  # facts alone and prompts are as long as they are
+    total = sum(asked.lengths) * asked.samples * len(tasks) if exact else None
     with Progress("eval", total=total, unit="tokens") as progress:
         for length in asked.lengths:
-            for depth, one in tasks:
-                found = _scorer(model, one)(
+            for depth, task in tasks:
+                found = _scorer(model, task)(
                     length,
                     asked.samples,
                     seed=asked.seed if depth is None else (asked.seed, round(1000 * depth)),  # other samples at each
@@ -166,15 +173,17 @@ def _cells(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Ask
                     piece=asked.piece,
                     progress=progress,
                 )
-                cells.append(Cell(depth=depth, score=found))
-                if kept is not None:
-                    kept.add(cells[-1])
-    return cells
+                yield Cell(depth=depth, score=found)
+
+
+def _in_own_words(task: Task) -> TypeGuard[Babilong]:
+    """Whether a prompt has examples of answers, so that the model says its own."""
+    return isinstance(task, Babilong) and task.mode == "fewshot"
 
 
 def _scorer(model: TitansLM | BaselineLM, task: Task) -> Callable[..., Score]:
-    """Asks for given answers, or, where a prompt has examples of them, lets the model say its own."""
-    if isinstance(task, Babilong) and task.mode == "fewshot":
+    """Asks for given answers, or lets the model say its own."""
+    if _in_own_words(task):
         return partial(score_words, model, task)
     return partial(score, model, task)
 
