@@ -224,7 +224,7 @@ def _task_table(
     for one in found:
         if any(name in models for name in one.models.values()):
             cells = [[models.get(name, {}).get(length) for name in one.models.values()] for length in lengths]
-            rows.append([one.label, *(", ".join(map(_percent, cell)) for cell in cells)])
+            rows.append([one.label, *(", ".join(map(percent, cell)) for cell in cells)])
     asked = [samples.get((task, length)) for length in lengths]
     rows += [] if None in asked else [["*samples*", *(f"*{count}*" for count in asked)]]
     return markdown_table(["model", *(f"{length:,}" for length in lengths)], rows)
@@ -240,11 +240,11 @@ def _samples(scores: Iterable[TaskScore]) -> dict[tuple[str, int], str]:
     return {cell: str(few) if few == many else f"{few} to {many}" for cell, (few, many) in ranges.items()}
 
 
-def _percent(share: float | None) -> str:
+def percent(share: float | None) -> str:
     """As 100 only what is 100."""
     if share is None:
         return "-"
-    return f"{100 * share:.{1 if 0.99 < share < 1 else 0}f}"
+    return f"{min(100 * share, 99.9):.1f}" if 0.99 < share < 1 else f"{100 * share:.0f}"
 
 
 def _panel(

@@ -1,4 +1,4 @@
-"""The tables of docs/long-context.md, out of docs/results: one after each line `<!-- RECIPE: TASK -->`.
+"""The tables of docs/long-context.md, out of docs/results: one after each line `<!-- RESULTS: TASK -->`.
 
 `python benchmarks/long_context_tables.py` writes them anew, and so does long_context.py when it has measured.
 """
@@ -7,9 +7,10 @@ import re
 from functools import cache
 from pathlib import Path
 
+import parity_ablation
 from long_context_page import contenders, right, task_tables
 
-from titans.files import write_text
+from titans.files import read_json, write_text
 from titans.report.results import read_results
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -24,13 +25,15 @@ def filled(page: str, results: Path = RESULTS) -> str:
     Raises:
         KeyError: a table of something that no model was asked.
     """
-    tables = cache(lambda recipe: _tables(results / recipe))
+    tables = cache(lambda name: _tables(results, name))
     return TABLE.sub(lambda found: f"{found[1]}{tables(found[2])[found[3]]}\n", page)
 
 
-def _tables(folder: Path) -> dict[str, str]:
-    results = read_results(folder)
-    return task_tables(contenders(results.models), right(results.scores), results.scores)
+def _tables(results: Path, name: str) -> dict[str, str]:
+    if name == "parity_ablation":
+        return {"bits right": parity_ablation.table(read_json(results / f"{name}.json")["runs"])}
+    found = read_results(results / name)
+    return task_tables(contenders(found.models), right(found.scores), found.scores)
 
 
 def main() -> None:

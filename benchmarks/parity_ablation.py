@@ -4,6 +4,7 @@ Words of up to 32 bits are trained on and of up to 2,048 are asked. What is done
 it was interrupted, and more seeds or changes can be added.
 
     python benchmarks/parity_ablation.py --seeds 0 1 2
+    python benchmarks/long_context_tables.py                (puts the table into docs/long-context.md)
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from capacity import trained
 from gain_summary import markdown_table
+from long_context_page import percent
 
 from titans.cli.findings import machine
 from titans.files import read_json, write_json
@@ -60,13 +62,13 @@ def measure(change: str, seed: int) -> dict:
 
 
 def table(runs: list[dict]) -> str:
-    """As Markdown; shares of the bits told right, a number for each seed."""
+    """As Markdown; bits told right in %, a number for each seed."""
     lines = []
     for change in CHANGES:
         own = sorted((one for one in runs if one["change"] == change), key=lambda one: one["seed"])
-        cells = [", ".join(f"{one['tokens_right'][str(length)]:.0%}" for one in own) for length in LENGTHS]
+        cells = [", ".join(percent(one["tokens_right"][str(length)]) for one in own) for length in LENGTHS]
         lines += [[change, *cells]] if own else []
-    return markdown_table(["changed", *(f"{length:,} bits" for length in LENGTHS)], lines)
+    return markdown_table(["changed", *(f"{length:,}" for length in LENGTHS)], lines)
 
 
 def main() -> None:
