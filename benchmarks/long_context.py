@@ -177,7 +177,8 @@ class Table:
     def take(self, run: Run) -> None:
         """The scores and the size of a run, in place of those that were there."""
         found = read_results(run.scores)
-        own = [replace(score, model=run.label) for score in found.scores]
+        there = None if found.machine is None else found.machine.summary  # of scores from before they said it
+        own = [replace(score, model=run.label, machine=score.machine or there) for score in found.scores]
         with self._lock:
             others = [score for score in self._results.scores if score.model != run.label]
             self._results = replace(

@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from titans.files import write_text
 from titans.report.figures import pooled_accuracy, short_count
-from titans.report.results import ModelSummary, Results, TaskScore, read_results
+from titans.report.results import ModelSummary, Results, TaskScore, measured_on, read_results
 from titans.report.style import (
     BLUE,
     GREEN,
@@ -102,13 +102,14 @@ def right(scores: Iterable[TaskScore]) -> Shares:
 
 def page(results: Results, found: Sequence[Contender], shares: Shares) -> str:
     """The page as Markdown."""
-    machines = dict.fromkeys(score.machine for score in results.scores if score.machine)
-    made = "".join(f"{machine}. " for machine in machines)
+    machines = measured_on(results)
+    made = "".join(f"{machine}{'' if len(machines) == 1 else f' ({models})'}. " for machine, models in machines.items())
     tables = task_tables(found, shares, results.scores)
     parts = [
         f"# {results.title}",
         "Written by `benchmarks/long_context.py`. What it means is said in [long context](../../long-context.md), "
-        f"what measured each number in [results.json](results.json). {made}Made, as far as the tables go, by:",
+        f"what measured each number in [results.json](results.json). {made}What is there was made, and what is missing "
+        "would be, by:",
         f"    {results.command}",
         "Share right in %: of the samples as a whole; of word problems of all answers as well. A number for each seed, "
         "in the order of the seeds in the first table; without a rate it is the recipe's. The picture has their means, "

@@ -10,7 +10,7 @@ it was interrupted, and more seeds or changes can be added.
 import argparse
 import shlex
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from capacity import trained
@@ -30,7 +30,7 @@ LENGTHS, SAMPLES, EVAL_SEED = (32, 128, 512, 2048), 100, 5
 CHANGES: dict[str, dict] = {
     "the recipe": {},
     "steps up to 1: no negative eigenvalues": {"max_step": 1.0},
-    "steps up to 2: ends that are not reached": {"max_step": 2.0},
+    "steps up to 2: no room beyond the guard's limit": {"max_step": 2.0},
     "the guard's usual limit": {"guard_limit": MemoryConfig().guard_limit},
     "no price on open gates": {"gate_penalty": 0.0},
     "chunks of 2": {"chunk_size": 2},
@@ -54,6 +54,7 @@ def measure(change: str, seed: int) -> dict:
     return {
         "change": change,
         "seed": seed,
+        "machine": machine().summary,
         "parameters": model.num_parameters,
         "train_seconds": seconds,
         "tokens_right": {str(length): found.tokens_right for length, found in asked.items()},
@@ -81,7 +82,6 @@ def main() -> None:
     done = {(one["change"], one["seed"]) for one in runs}
     planned = [(change, seed) for seed in options.seeds for change in options.changes if (change, seed) not in done]
     about = {"command": shlex.join(["python", "benchmarks/parity_ablation.py", *sys.argv[1:]])}
-    about |= {"machine": asdict(machine())}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with Progress("train and ask", total=len(planned), unit="models") as progress:
         for change, seed in planned:

@@ -223,6 +223,12 @@ def test_scores_of_several_models_meet_in_one_folder(tmp_path, text, capsys, mon
     capsys.readouterr()
 
 
+def test_what_does_not_fit_is_refused_before_the_model_is_loaded(model, text, capsys, monkeypatch):
+    monkeypatch.setattr("titans.cli.scores.load_model", lambda _: pytest.fail("loaded"))
+    assert run("eval", "needles", "--checkpoint", model, "--haystack", text, "--length", 5) == 2
+    assert "--length 5 is too short" in capsys.readouterr().err
+
+
 def test_scores_are_kept_as_they_come(tmp_path, text, capsys, monkeypatch):
     from titans.cli import scores
 

@@ -93,6 +93,7 @@ def test_scores_of_several_machines_say_so(results):
     scores = [replace(score, machine=f"machine {n % 2}") for n, score in enumerate(results.scores)]
     text = Page(render(replace(results, scores=scores))).text
     assert [text.count(name) for name in ("machine 0", "machine 1")] == [1, 1]
+    assert text.count("Scores of ") == 2
 
 
 def test_equal_results_give_an_equal_page(results):

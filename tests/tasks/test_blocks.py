@@ -3,6 +3,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from titans.errors import TitansError
 from titans.tasks import blocks
 from titans.tasks.mad import FuzzyRecall, InContextRecall, noisy_recall
 from titans.tasks.mqar import MQAR
@@ -43,6 +44,17 @@ def test_parts_of_a_long_sample_are_read_in_any_order(task, monkeypatch):
             piece = part.read(start, min(start + 40, len(part)))
             np.testing.assert_array_equal(piece.tokens, whole.tokens[start : start + 40])
             np.testing.assert_array_equal(piece.labels, whole.labels[start : start + 40])
+
+
+@pytest.mark.parametrize("task", [InContextRecall(), noisy_recall(), parity(), WordProblem(group="S3")], ids=repr)
+def test_what_is_too_long_to_be_made_can_be_begun(task):
+    piece = next(task.sample(2**40, np.random.default_rng(0)).pieces(100))
+    assert len(piece) == 100
+
+
+def test_fuzzy_recall_has_a_limit():
+    with pytest.raises(TitansError, match="at most 16,777,216 tokens"):
+        FuzzyRecall().sample(2**40, np.random.default_rng(0))
 
 
 @pytest.mark.parametrize("task", TASKS, ids=repr)

@@ -129,30 +129,31 @@ def measure(
         if hides_in_text(name, choices) and any(asked.lengths):
             documents = documents or corpus.held_out(checkpoint, "--haystack")
             choices = replace(choices, haystack=encoded(documents, tokenizer))
+        tasks = _tasks(name, choices, asked)
         model = load_model(checkpoint).to(best_device())
-        tasks = _tasks(model, name, choices, asked)
+        vocabulary, known = tasks[0][1].vocab_size, model.config.vocab_size
+        if vocabulary != known:
+            raise TitansError(
+                f"the task {name!r} has {vocabulary} tokens and the model knows {known}: "
+                "it was trained with other tokens"
+            )
         if kept is not None:
             kept.begin()
         try:
             for cell in _cells(model, tasks, asked):
-                cells.append(cell)
                 if kept is not None:
                     kept.add(cell)
+                cells.append(cell)
         except KeyboardInterrupt:
             where = f"its scores are in {kept.folder}" if kept is not None and cells else ""
             raise KeyboardInterrupt(where) from None
     return cells
 
 
-def _tasks(model: TitansLM | BaselineLM, name: str, choices: Choices, asked: Asked) -> list[tuple[float | None, Task]]:
-    """The task at each depth, None for anywhere. TitansError if the model or a length does not fit."""
+def _tasks(name: str, choices: Choices, asked: Asked) -> list[tuple[float | None, Task]]:
+    """The task at each depth, None for anywhere. TitansError if a length does not fit."""
     depths = [None] if asked.depths is None else [n / max(1, asked.depths - 1) for n in range(asked.depths)]
     tasks = [(depth, TASKS[name](replace(choices, depth=depth))) for depth in depths]
-    vocabulary, known = tasks[0][1].vocab_size, model.config.vocab_size
-    if vocabulary != known:
-        raise TitansError(
-            f"the task {name!r} has {vocabulary} tokens and the model knows {known}: it was trained with other tokens"
-        )
     for length in asked.lengths:
         if 0 < length < tasks[0][1].shortest:
             raise TitansError(f"--length {length} is too short for {name}: it takes {tasks[0][1].shortest} tokens")

@@ -18,6 +18,7 @@ from titans.report.results import (
     TaskScore,
     Training,
     TrainingPoint,
+    measured_on,
     read_results,
 )
 from titans.report.summary import key_numbers
@@ -242,7 +243,7 @@ def _levels(values: list[float]) -> list[int]:
 def _origin(results: Results) -> str:
     facts = [("Made", results.created)] if results.created else []
     facts += _machine_facts(results.machine) if results.machine else []
-    facts += [("Scores", where) for where in dict.fromkeys(score.machine for score in results.scores) if where]
+    facts += [(f"Scores of {models}", machine) for machine, models in measured_on(results).items()]
     facts += [(name.replace("_", " "), str(value)) for name, value in results.settings.items()]
     commands = dict.fromkeys([results.command, *(score.command for score in results.scores)])
     command = "".join(page.code(command) for command in commands if command)

@@ -18,10 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from titans.data.batches import IGNORED
+from titans.errors import TitansError
 from titans.parsing import check_types, require
-from titans.tasks.blocks import in_blocks
+from titans.tasks.blocks import Later, in_blocks
 from titans.tasks.checks import require_length
 from titans.tasks.sample import Piece, Sample, stated, unasked
+
+_LONGEST = 2**24  # tokens of a fuzzy sample, which takes half a minute to lay out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +81,15 @@ class InContextRecall:
             labels[again, 0] = value_of[keys[again]]
             return Piece(tokens.ravel(), labels.ravel())
 
-        before = in_blocks(pairs, num_pairs - 1, random)
-        key = random.choice(np.flatnonzero(first < num_pairs))
-        last = Piece(np.array([key, value_of[key]]), np.array([value_of[key], IGNORED]))
-        return Sample((before, last.read(0, length - len(before))))
+        before, chosen = in_blocks(pairs, num_pairs - 1, random, width=2), random.random()
+
+        def last() -> Piece:
+            before.read(len(before) - 1, len(before))  # so that all of them have been made
+            known = np.flatnonzero(first < num_pairs)
+            key = known[int(chosen * len(known))]
+            return Piece(np.array([key, value_of[key]]), np.array([value_of[key], IGNORED]))
+
+        return Sample((before, Later(length - len(before), last)))
 
 
 def noisy_recall() -> InContextRecall:
@@ -131,10 +139,12 @@ class FuzzyRecall:
             TitansError: a pair and its repetition do not fit into so few tokens.
         """
         require_length(self, length)
+        if length > _LONGEST:
+            raise TitansError(f"fuzzy recall takes at most {_LONGEST:,} tokens, as it is made once before it is read")
         room = length + 1 - self._longest_pair  # for all pairs but the last
         most = room // (self.shortest_key + 1)
         first: dict[tuple[int, ...], tuple[int, list[int]]] = {}  # the pair that has said a key first, and its value
-        left, fitting = {0: room}, {}  # tokens before each block; pairs of it that fit, none after one that does not
+        left, fitting = {0: room}, {}  # room before each block; how many of its pairs fit, none after one that does not
 
         def pairs(before: int, count: int, random: np.random.Generator) -> Piece:
             keys = _motifs(count, 0, self._num_keys, self.shortest_key, self.longest_key, random)
@@ -153,7 +163,7 @@ class FuzzyRecall:
             answers = np.append(np.where(asked, pairs, IGNORED)[present], IGNORED)
             return Piece(pairs[present], answers[1:])
 
-        before = in_blocks(pairs, most, random)
+        before = in_blocks(pairs, most, random, width=None)
         num_pairs = sum(fitting.values())
         known = [(key, value) for key, (place, value) in first.items() if place < num_pairs]
         key, value = map(np.array, known[random.choice(len(known))])

@@ -69,4 +69,4 @@ class MQAR:
             tokens[queries[here] - before], labels[queries[here] - before] = keys[here], values[here]
             return Piece(tokens, labels)
 
-        return Sample((in_blocks(block, length, random),))
+        return Sample((in_blocks(block, length, random, width=1),))

@@ -84,7 +84,7 @@ class _Words(ABC):
             products[before + count] = int(found[-1])
             return self.asked(told, found)
 
-        word = in_blocks(elements_and_products, -(-length // self.tokens_each), random)
+        word = in_blocks(elements_and_products, -(-length // self.tokens_each), random, width=self.tokens_each)
         return Sample((First(word, length),))
 
     def asked(self, told: np.ndarray, products: np.ndarray) -> Piece:
