@@ -46,6 +46,16 @@ def test_parts_of_a_long_sample_are_read_in_any_order(task, monkeypatch):
             np.testing.assert_array_equal(piece.labels, whole.labels[start : start + 40])
 
 
+@pytest.mark.parametrize("task", TASKS, ids=repr)
+def test_the_end_of_a_long_sample_can_be_read_first(task, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 16)
+    whole = task.sample(301, np.random.default_rng(0)).whole()
+    last = task.sample(301, np.random.default_rng(0)).parts[-1]
+    piece = last.read(0, len(last))
+    np.testing.assert_array_equal(piece.tokens, whole.tokens[-len(last) :])
+    np.testing.assert_array_equal(piece.labels, whole.labels[-len(last) :])
+
+
 @pytest.mark.parametrize("task", [InContextRecall(), noisy_recall(), parity(), WordProblem(group="S3")], ids=repr)
 def test_what_is_too_long_to_be_made_can_be_begun(task):
     piece = next(task.sample(2**40, np.random.default_rng(0)).pieces(100))
