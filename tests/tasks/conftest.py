@@ -1,9 +1,10 @@
-"""Something to hide needles in."""
+"""Something to hide needles in, and samples that are made in blocks."""
 
 import numpy as np
 import pytest
 
 from titans.data.pieces import Encoded
+from titans.tasks import blocks
 
 
 @pytest.fixture
@@ -16,3 +17,9 @@ def documents():
 @pytest.fixture
 def random():
     return np.random.default_rng(1)
+
+
+@pytest.fixture(params=[blocks.BLOCK, 5])
+def whole_and_in_blocks(request, monkeypatch):
+    """All of a short sample is made at once, a long one block by block."""
+    monkeypatch.setattr(blocks, "BLOCK", request.param)

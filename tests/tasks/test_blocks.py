@@ -7,6 +7,7 @@ from titans.errors import TitansError
 from titans.tasks import blocks
 from titans.tasks.mad import FuzzyRecall, InContextRecall, noisy_recall
 from titans.tasks.mqar import MQAR
+from titans.tasks.sample import Piece, Sample, unasked
 from titans.tasks.state_tracking import WordProblem, parity
 
 TASKS = [
@@ -80,3 +81,16 @@ def test_a_long_sample_is_never_there_at_once(task):
         assert tracemalloc.get_traced_memory()[1] < 6e6
     finally:
         tracemalloc.stop()
+
+
+def test_read_in_order_each_block_is_made_once(monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 16)
+    made = []
+
+    def numbers(before: int, count: int, _random: np.random.Generator) -> Piece:
+        made.append(before)
+        return unasked(np.arange(before, before + count))
+
+    sample = Sample((blocks.in_blocks(numbers, 50, np.random.default_rng(0), width=1),))
+    assert np.concatenate([tokens for tokens, _ in pieces(sample, 8)]).tolist() == list(range(50))
+    assert made == [0, 16, 32, 48]

@@ -2,14 +2,9 @@ import numpy as np
 import pytest
 
 from titans.data.batches import IGNORED
-from titans.tasks import blocks
 from titans.tasks.mad import FuzzyRecall, InContextRecall, noisy_recall
 
-
-@pytest.fixture(autouse=True, params=[blocks.BLOCK, 5])
-def block(request, monkeypatch):
-    """All of a short sample is made at once, a long one block by block."""
-    monkeypatch.setattr(blocks, "BLOCK", request.param)
+pytestmark = pytest.mark.usefixtures("whole_and_in_blocks")
 
 
 def read(task, length: int, seed: int = 0) -> tuple[list[int], list[int]]:

@@ -2,14 +2,9 @@ import numpy as np
 import pytest
 
 from titans.data.batches import IGNORED
-from titans.tasks import blocks
 from titans.tasks.mqar import MQAR
 
-
-@pytest.fixture(autouse=True, params=[blocks.BLOCK, 5])
-def block(request, monkeypatch):
-    """All of a short sample is made at once, a long one block by block."""
-    monkeypatch.setattr(blocks, "BLOCK", request.param)
+pytestmark = pytest.mark.usefixtures("whole_and_in_blocks")
 
 
 def read(task: MQAR, length: int, seed: int = 0):

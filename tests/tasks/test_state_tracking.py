@@ -5,16 +5,12 @@ import numpy as np
 import pytest
 
 from titans.errors import TitansError
-from titans.tasks import blocks
 from titans.tasks.state_tracking import ModularCounting, WordProblem, elements, parity
 
 GROUPS = {"S3": (3, 6), "A5": (5, 60), "S5": (5, 120)}
 
 
-@pytest.fixture(autouse=True, params=[blocks.BLOCK, 5])
-def block(request, monkeypatch):
-    """All of a short sample is made at once, a long one block by block."""
-    monkeypatch.setattr(blocks, "BLOCK", request.param)
+pytestmark = pytest.mark.usefixtures("whole_and_in_blocks")
 
 
 def read(task, length: int, seed: int = 0) -> tuple[list[int], list[int]]:

@@ -60,7 +60,7 @@ class _Blocks:
     def read(self, start: int, stop: int) -> Piece:
         """Tokens `start` to `stop`."""
         while self._begins[-1] <= start < self._length:
-            self._made(len(self._begins) - 1)
+            self._block(len(self._begins) - 1)
         pieces, number = [], bisect_right(self._begins, start, hi=len(self._begins) - 1) - 1
         while not pieces or start < min(stop, self._length):
             block, begin = self._block(number), self._begins[number]

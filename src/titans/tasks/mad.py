@@ -65,12 +65,12 @@ class InContextRecall:
         require_length(self, length)
         num_pairs, num_keys = (length + 1) // 2, self._num_known // 2
         value_of = random.integers(num_keys, self._num_known, size=num_keys)
-        stated = int(random.integers(num_pairs - 1))  # a pair before the last that is no noise
+        spared = int(random.integers(num_pairs - 1))  # a pair before the last that is no noise
         first = np.full(num_keys, num_pairs)  # the pair that has said a key first
 
         def pairs(before: int, count: int, random: np.random.Generator) -> Piece:
             places = np.arange(before, before + count)
-            noisy = (random.random(count) < self.noise) & (places != stated)
+            noisy = (random.random(count) < self.noise) & (places != spared)
             keys = random.integers(num_keys, size=count)
             tokens = np.stack([keys, value_of[keys]], 1)
             if self.noise:
