@@ -2,6 +2,7 @@
 
 import sys
 from concurrent.futures import Future
+from dataclasses import replace
 
 import long_context
 import pytest
@@ -11,7 +12,7 @@ from long_context_page import STYLES
 from titans.baselines.config import NAMES
 from titans.cli.main import main
 from titans.models.config import VARIANTS
-from titans.report.results import read_results
+from titans.report.results import Machine, read_results, write_results
 from titans.tasks.catalogue import TASKS
 from titans.tasks.recipes import RECIPES
 
@@ -88,6 +89,20 @@ def test_models_are_trained_and_asked_once(tmp_path, ran, work, capsys):
     work("--models", "lmm", "--seeds", "3", "--rates", "1e-4", "--longest", "8")
     assert "--learning-rate 0.0001" in ran[5]
     assert "Titans (LMM), rate 0.0001, seed 3" in read_results(tmp_path / "results" / "parity").models
+    capsys.readouterr()
+
+
+def test_scores_from_before_they_named_their_machine_have_that_of_their_file(tmp_path, ran, work, capsys):
+    work("--models", "lmm", "--seeds", "3", "--longest", "8")
+    scores = tmp_path / "runs" / "parity" / "lmm-3" / "scores"
+    found = read_results(scores)
+    where = Machine(processor="an old one", cores=1, memory_gb=1.0, python="3.11", torch="2.11")
+    write_results(
+        scores, replace(found, machine=where, scores=[replace(found.scores[0], length=4, machine=None, command=None)])
+    )
+    work("--models", "lmm", "--seeds", "3", "--longest", "8")
+    machines = {s.length: s.machine for s in read_results(tmp_path / "results" / "parity").scores}
+    assert machines == {4: where.summary, 8: found.scores[0].machine}
     capsys.readouterr()
 
 
