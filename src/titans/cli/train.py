@@ -126,7 +126,11 @@ def _begin(
 
 
 def _baseline(name: "Name", config: "TitansConfig") -> "BaselineLM":
-    """As wide and deep as the model it stands in for, with as many parameters."""
+    """As wide and deep as the model it stands in for, with as many parameters.
+
+    A block of the Mambas has no SwiGLU, so that two of them stand for one (arXiv 2312.00752, section 3.4): with one, a
+    Mamba-2 of as many parameters would have a state several times the usual size.
+    """
     from titans.baselines import BaselineConfig, BaselineLM, match_parameters
     from titans.models.presets import num_parameters
 
@@ -136,7 +140,7 @@ def _baseline(name: "Name", config: "TitansConfig") -> "BaselineLM":
         name=name,
         vocab_size=config.vocab_size,
         dim=config.dim,
-        num_layers=config.num_layers,
+        num_layers=config.num_layers * (2 if name in ("mamba", "mamba2") else 1),
         num_heads=config.num_heads,
         window_size=config.window_size,
     )
