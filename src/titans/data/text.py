@@ -76,9 +76,9 @@ def check_text(path: str | Path, offset: int, data: bytes, *, starts_inside: boo
     except UnicodeDecodeError as error:
         if stops_inside and error.reason == "unexpected end of data":
             return
-        raise TitansError(
+        raise TitansError(  # not as Latin-1, which takes every byte and makes control characters of apostrophes
             f"{path} is not UTF-8 at offset {offset + skipped + error.start}: "
-            f"convert it first, for example with iconv -f LATIN1 -t UTF-8"
+            f"convert it first, for example with iconv -f WINDOWS-1252 -t UTF-8"
         ) from error
 
 
