@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from titans.files import write_text
 from titans.report.figures import pooled_accuracy, short_count
-from titans.report.results import ModelSummary, Results, TaskScore, measured_on, read_results
+from titans.report.results import ModelSummary, Results, TaskScore, read_results
 from titans.report.style import (
     BLUE,
     GREEN,
@@ -102,7 +102,7 @@ def right(scores: Iterable[TaskScore]) -> Shares:
 
 def page(results: Results, found: Sequence[Contender], shares: Shares) -> str:
     """The page as Markdown."""
-    machines = measured_on(results)
+    machines = results.measured_on()
     made = "".join(f"{machine}{'' if len(machines) == 1 else f' ({models})'}. " for machine, models in machines.items())
     tables = task_tables(found, shares, results.scores)
     parts = [

@@ -18,7 +18,6 @@ from titans.report.results import (
     TaskScore,
     Training,
     TrainingPoint,
-    measured_on,
     read_results,
 )
 from titans.report.summary import key_numbers
@@ -243,7 +242,7 @@ def _levels(values: list[float]) -> list[int]:
 def _origin(results: Results) -> str:
     facts = [("Made", results.created)] if results.created else []
     facts += _machine_facts(results.machine) if results.machine else []
-    facts += [(f"Scores of {models}", machine) for machine, models in measured_on(results).items()]
+    facts += [(f"Scores of {models}", machine) for machine, models in results.measured_on().items()]
     facts += [(name.replace("_", " "), str(value)) for name, value in results.settings.items()]
     commands = dict.fromkeys([results.command, *(score.command for score in results.scores)])
     command = "".join(page.code(command) for command in commands if command)

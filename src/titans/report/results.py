@@ -284,14 +284,13 @@ class Results:
         sections = (self.training, self.distance, self.recall, self.stream, self.inspect)
         return not self.models and not self.scores and all(section is None for section in sections)
 
-
-def measured_on(results: Results) -> dict[str, str]:
-    """The machines that scores were measured on, each with its models' labels."""
-    models: dict[str, dict[str, None]] = {}
-    for score in results.scores:
-        if score.machine is not None:
-            models.setdefault(score.machine, {})[results.label(score.model)] = None
-    return {machine: "; ".join(labels) for machine, labels in models.items()}
+    def measured_on(self) -> dict[str, str]:
+        """The machines that scores were measured on, each with its models' labels."""
+        models: dict[str, dict[str, None]] = {}
+        for score in self.scores:
+            if score.machine is not None:
+                models.setdefault(score.machine, {})[self.label(score.model)] = None
+        return {machine: "; ".join(labels) for machine, labels in models.items()}
 
 
 def write_results(folder: Path, results: Results) -> Path:
