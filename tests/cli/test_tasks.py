@@ -96,6 +96,14 @@ def test_a_baseline_in_the_place_of_ours(name, blocks, tmp_path, text, capsys):
     capsys.readouterr()
 
 
+def test_the_control_is_as_large_as_ours(tmp_path, text, capsys):
+    assert run("train", *QUICK, "--text", text, "--out", tmp_path / "run", "--variant", "attention") == 0
+    control, ours = load_model(tmp_path / "run"), TitansLM(recipe("needles").config)
+    assert control.config.replace(hidden_size=None) == ours.config.replace(variant="attention")
+    assert abs(control.num_parameters - ours.num_parameters) < 0.05 * ours.num_parameters
+    capsys.readouterr()
+
+
 @pytest.fixture
 def model(tmp_path) -> Path:
     torch.manual_seed(0)

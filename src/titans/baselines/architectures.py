@@ -27,7 +27,7 @@ from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDel
 
 from titans.baselines.config import BaselineConfig
 
-CHUNK_SIZE = 64  # of Mamba-2; gated delta has the same
+CHUNK_SIZE, HEAD_DIM = 64, 64  # of Mamba-2; gated delta has chunks of as many
 
 
 def build(config: BaselineConfig) -> nn.Module:
@@ -77,10 +77,13 @@ def _mamba(config: BaselineConfig) -> MambaModel:
 
 
 def _mamba2(config: BaselineConfig) -> Mamba2Model:
+    """Heads of at most 64 channels, as in its paper, so more of them than attention has in a small model."""
+    inner = 2 * config.dim
+    heads = next(n for n in range(config.num_heads, inner + 1) if inner % n == 0 and inner // n <= HEAD_DIM)
     settings = Mamba2Config(
         **_sizes(config),
-        num_heads=config.num_heads,
-        head_dim=2 * config.dim // config.num_heads,
+        num_heads=heads,
+        head_dim=inner // heads,
         state_size=config.width,
         n_groups=1,
         chunk_size=CHUNK_SIZE,

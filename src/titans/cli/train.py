@@ -110,7 +110,7 @@ def _begin(
         config = recipe.config if preset is None else config.replace(vocab_size=recipe.config.vocab_size)
         settings = _overridden(recipe.settings, settings, typed)
     settings.require_rise()  # before a long text is read
-    config = config.replace(variant=variant) if variant else config
+    config = config if variant is None else _of_variant(variant, config, widened=recipe is not None)
     refuse_to_overwrite(out)
     with removed_on_failure(out, unless=out / LINK):
         documents = corpus.documents(text, spool=out) if _reads_text(recipe) else []
@@ -123,6 +123,14 @@ def _begin(
         torch.manual_seed(settings.seed)
         model = TitansLM(config) if baseline is None else _baseline(baseline, config)
         return _train(model, *sides, recipe, tokenizer, settings, out, resume=False)
+
+
+def _of_variant(variant: str, config: "TitansConfig", *, widened: bool) -> "TitansConfig":
+    """The same model as another variant; the control is widened, so that it has as many parameters as the recipe's."""
+    from titans.models.presets import match_parameters, num_parameters
+
+    other = config.replace(variant=variant)
+    return match_parameters(other, num_parameters(config)) if variant == "attention" and widened else other
 
 
 def _baseline(name: "Name", config: "TitansConfig") -> "BaselineLM":
