@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from titans.baselines import BaselineLM, load_model
+from titans.baselines import BaselineConfig, BaselineLM, load_model
 from titans.cli.main import main
 from titans.data.pieces import PieceTokenizer, learn_pieces, tokenizer_of
 from titans.models.config import TitansConfig
@@ -205,6 +205,18 @@ def test_wrong_options_of_a_training(options, words, tmp_path, text, capsys):
     assert run("train", "--out", tmp_path / "run", "--text", text, *options) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_computes_no_numbers_is_named(tmp_path, text, capsys):
+    model = BaselineLM(BaselineConfig(name="llama", dim=16, num_layers=1, num_heads=2))
+    with torch.no_grad():
+        for layer in ("gate_proj", "up_proj"):  # numbers still, but not their products
+            getattr(model.backbone.model.layers[0].mlp, layer).weight.mul_(1e30)
+    model.save(tmp_path / "spoilt")
+    for asked in (("eval", "needles", "--haystack", text, "--length", 400, "--samples", 1), ("eval", "--text", text)):
+        assert run(*asked, "--checkpoint", tmp_path / "spoilt") == 2
+        words = f"{tmp_path / 'spoilt'} cannot be measured (the model predicts NaN or infinite logits"
+        assert words in capsys.readouterr().err
 
 
 def test_scores_of_several_models_meet_in_one_folder(tmp_path, text, capsys, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 
 from titans.data.pieces import Encoded
 from titans.data.tokenizer import ByteTokenizer
+from titans.errors import NonFiniteError
 from titans.models.config import TitansConfig
 from titans.models.generation import generate
 from titans.models.language_model import TitansLM
@@ -25,11 +26,11 @@ LENGTH = 3000
 class Speaker(torch.nn.Module):
     """Reads a prompt and then says a given sentence in each row."""
 
-    def __init__(self, sentences):
+    def __init__(self, sentences, spoilt_after=None):
         super().__init__()
         self.parameter = torch.nn.Parameter(torch.zeros(1))
         self.said = torch.tensor([list(s.ljust(LONGEST_ANSWER).encode()) for s in sentences])
-        self.read = []
+        self.read, self.spoilt_after = [], spoilt_after
 
     def forward(self, tokens, state=None, reset=None, logits_to_keep=0):
         before = 0 if state is None else state
@@ -38,6 +39,8 @@ class Speaker(torch.nn.Module):
         logits = torch.zeros(*tokens.shape, 256)
         if after >= LENGTH:
             logits[:, -1] = torch.nn.functional.one_hot(self.said[:, after - LENGTH], 256).float()
+        if self.spoilt_after is not None and after > self.spoilt_after:
+            logits = logits / 0
         return logits[:, -logits_to_keep:], after
 
 
@@ -74,6 +77,12 @@ def test_the_prompt_is_read_in_pieces_and_then_what_was_said(task):
     tokens = torch.cat(speaker.read, 1)[0].tolist()
     assert ByteTokenizer().decode(tokens[:LENGTH]).endswith("</context>\n\nQuestion: Where is Mary?")
     assert ByteTokenizer().decode(tokens[LENGTH:]).startswith("garden.")
+
+
+@pytest.mark.parametrize("after", [0, LENGTH])
+def test_what_is_no_number_is_no_word(after, task):
+    with pytest.raises(NonFiniteError, match="NaN or infinite logits"):
+        score_words(Speaker(["garden."], spoilt_after=after), task, LENGTH, 1)
 
 
 def test_one_state_is_kept_at_a_time(task):

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from titans.data.batches import IGNORED
+from titans.errors import NonFiniteError
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.tasks.needles import needles
@@ -15,10 +16,10 @@ from titans.tasks.score import score
 class Oracle(torch.nn.Module):
     """Says the tokens that come next; knows them because it is told the samples. Ends with a full stop."""
 
-    def __init__(self, wrong=()):
+    def __init__(self, wrong=(), spoilt=False):
         super().__init__()
         self.parameter = torch.nn.Parameter(torch.zeros(1))
-        self.wrong, self.calls, self.kept = set(wrong), [], []
+        self.wrong, self.spoilt, self.calls, self.kept = set(wrong), spoilt, [], []
 
     def forward(self, tokens, state=None, reset=None, logits_to_keep=0):
         self.calls.append((tuple(tokens.shape), state))
@@ -27,6 +28,7 @@ class Oracle(torch.nn.Module):
         logits = torch.nn.functional.one_hot(following, 256).float()
         for row in self.wrong:
             logits[row, -1] = 0
+        logits = logits / 0 if self.spoilt else logits  # 0 / 0 and 1 / 0
         return logits[:, -logits_to_keep:], (0 if state is None else state) + tokens.shape[1]
 
 
@@ -51,6 +53,11 @@ def task(documents):
 def test_all_right(task):
     found = score(Oracle(), task, 700, 5)
     assert (found.right, found.tokens_right, found.samples, found.length) == (1.0, 1.0, 5, 700)
+
+
+def test_what_is_no_number_is_no_answer(task):
+    with pytest.raises(NonFiniteError, match="NaN or infinite logits"):
+        score(Oracle(spoilt=True), task, 700, 1)
 
 
 def test_one_wrong_token_makes_a_sample_wrong(task):

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from titans.errors import NonFiniteError
 from titans.models.language_model import TitansLM
+from titans.models.loss import check_logits
 from titans.models.state import LMState
 
 ROW_STRIDE = 0x9E3779B97F4A7C15  # between the seeds of rows: far apart, and the first row's is the seed itself
@@ -57,8 +57,7 @@ def generate(
     running = torch.ones(len(prompts), dtype=torch.bool)
     for _ in range(max_new_tokens):
         logits = logits.cpu().float()
-        if not bool(torch.isfinite(logits).all()):
-            raise NonFiniteError("the model predicts NaN or infinite logits: its weights or its memory are spoilt")
+        check_logits(logits)
         tokens = torch.stack(
             [_draw(row, temperature, top_k, top_p, g) for row, g in zip(logits, generators, strict=True)]
         )

@@ -1,10 +1,18 @@
-"""The loss of language models."""
+"""What language models predict: whether it is sound, and the loss."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from titans.errors import NonFiniteError
+
 IGNORED = -100  # label without a loss, as in torch
+
+
+def check_logits(logits: Tensor) -> None:
+    """Raises NonFiniteError if some are NaN or infinite: the likeliest of them would still be some token."""
+    if not bool(logits.isfinite().all()):
+        raise NonFiniteError("the model predicts NaN or infinite logits: its weights or its memory are spoilt")
 
 
 def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:

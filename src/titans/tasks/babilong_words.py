@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from titans.models.loss import check_logits
 from titans.tasks.babilong import Babilong
 from titans.tasks.babilong_prompts import scored
 from titans.tasks.sample import Sample
@@ -34,6 +35,7 @@ def score_words(
 
     Raises:
         TitansError: as `Babilong.prompt`.
+        NonFiniteError: the model predicts NaN or infinite logits.
     """
     random, right = random_of(seed, length), 0
     with evaluating(model):
@@ -58,3 +60,4 @@ def _words(
         if len(said) == LONGEST_ANSWER:
             return torch.stack(said, 1).tolist()
         logits, state = model(said[-1].unsqueeze(1), state=state)
+        check_logits(logits)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from titans.data.batches import IGNORED
+from titans.models.loss import check_logits
 from titans.tasks.sample import Sample, Task
 from titans.training.model import StatefulModel, device_of, evaluating, tokens_per_row
 from titans.training.progress import Progress
@@ -48,6 +49,9 @@ def read(
     """Samples of one length, about `piece` tokens at a time: labels [B, n], logits [B, n, V] and the state after them.
 
     n: the last tokens of each piece, from the first that is asked for; at least one.
+
+    Raises:
+        NonFiniteError: some logit is NaN or infinite.
     """
     device, state, size = device_of(model), None, tokens_per_row(piece, len(batch))
     for pieces in zip(*(sample.pieces(size) for sample in batch), strict=True):
@@ -56,6 +60,7 @@ def read(
         asked = (labels != IGNORED).any(0)
         kept = len(asked) - int(asked.argmax()) if asked.any() else 1
         logits, state = model(tokens, state=state, logits_to_keep=kept)
+        check_logits(logits)
         if progress is not None:
             progress.advance(tokens.numel())
         yield labels[:, -kept:], logits, state
@@ -79,6 +84,9 @@ def score(
         batch_size: samples read side by side.
         piece: tokens per call, in all rows together; the memory needed does not grow with `length`.
         progress: counts tokens.
+
+    Raises:
+        NonFiniteError: the model predicts NaN or infinite logits.
     """
     random = random_of(seed, length)
     right = tokens_right = asked = 0

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from titans.data.batches import IGNORED, BatchSource
 from titans.errors import TitansError
+from titans.models.loss import check_logits
 from titans.training.model import StatefulModel, autocast, device_of, evaluating
 from titans.training.progress import Progress
 
@@ -65,6 +66,7 @@ def evaluate(
 
     Raises:
         TitansError: there is nothing to predict.
+        NonFiniteError: the model predicts NaN or infinite logits.
     """
     device = device_of(model)
     edges = torch.tensor(DISTANCES[1:])
@@ -80,6 +82,7 @@ def evaluate(
             on_device = batch.to(device)
             with autocast(device, precision):
                 logits, state = model(on_device.tokens, state=state, reset=on_device.reset)
+            check_logits(logits)
             flat = functional.cross_entropy(
                 logits.flatten(0, 1).float(), on_device.labels.flatten(), ignore_index=IGNORED, reduction="none"
             )

@@ -169,7 +169,10 @@ class _Run:
             return loss, loss if gates is None else loss + penalty * gates(), state
 
     def evaluate(self, source: BatchSource) -> Evaluation:
-        evaluation = evaluate(self.model, source, self.config.eval_tokens, precision=self.config.precision)
+        try:
+            evaluation = evaluate(self.model, source, self.config.eval_tokens, precision=self.config.precision)
+        except NonFiniteError as error:
+            raise TitansError(self._diverged(self.step, math.nan, math.nan)) from error
         self.metrics.append(self.meter.validation_line(self.step, evaluation))
         return evaluation
 
