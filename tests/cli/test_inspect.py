@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,15 @@ def test_pictures_and_a_table(run: Path, tmp_path: Path, capsys) -> None:
     assert shown.splitlines()[-2:] == [str(out), str(tmp_path / "fox.png")]
     assert out.read_text().lstrip().startswith("<?xml")
     assert (tmp_path / "fox.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_numbers_are_whole_where_there_is_little_room(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = tmp_path / "long.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog. " * 20)
+    assert inspect("--checkpoint", run, "--text", text, "--out", tmp_path / "fox.svg") == 0
+    (row,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["0", "0"])
+    assert all(re.fullmatch(r"\d+\.\d{3}", number) for number in row[2 : 2 + len(QUANTITIES)])
 
 
 def test_json_holds_the_whole_text_and_the_numbers_of_the_trace(run: Path, text: Path, tmp_path: Path, capsys) -> None:

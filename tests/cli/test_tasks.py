@@ -346,6 +346,14 @@ def test_a_length_is_asked_once(model, capsys):
     assert [score["length"] for score in json.loads(capsys.readouterr().out)["scores"]] == [600, 512]
 
 
+def test_a_run_that_read_no_text_has_held_none_out(tmp_path, capsys):
+    assert run("train", "--recipe", "parity", "--steps", 1, "--out", tmp_path / "run") == 0
+    for asked in (("eval",), ("eval", "needles", "--kind", "n", "--length", 700)):
+        assert run(*asked, "--checkpoint", tmp_path / "run") == 2
+        error = capsys.readouterr().err
+        assert f"{tmp_path / 'run'} has learned state-tracking and no text: ask it by titans eval state-t" in error
+
+
 def test_tokens_of_another_task_are_no_words_of_a_model(tmp_path, text, capsys):
     asked = ("--length", 64, "--samples", 1)
     quick = ("--steps", 1, "--batch-size", 1, "--length", 64)

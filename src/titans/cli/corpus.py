@@ -55,7 +55,7 @@ def held_out(folder: Path, instead: str) -> "list[Document]":
         instead: the option by which another text is given.
 
     Raises:
-        TitansError: as `remembered`, or there is no checkpoint.
+        TitansError: as `remembered`, there is no checkpoint, or it is of a task without text.
     """
     from titans.data.text import split_documents
     from titans.training.checkpoint import find_checkpoint, read_settings, run_of
@@ -65,6 +65,9 @@ def held_out(folder: Path, instead: str) -> "list[Document]":
         raise TitansError(
             f"{folder} is not the folder of a run, and does not say which text was held out: name one by {instead}"
         )
+    recipe = recipe_of(run)
+    if recipe is not None and not recipe.reads_text:
+        raise TitansError(f"{folder} has learned {recipe.task} and no text: ask it by titans eval {recipe.task}")
     try:
         documents = remembered(run)
     except TitansError as error:

@@ -137,8 +137,8 @@ def _show(found: "Inspection") -> None:
 
     table = Table(title=f"Means over {len(found.text):,} tokens", box=None)
     for heading in ("block", "head", *QUANTITIES):
-        table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("surprise peak", no_wrap=True)
+        table.add_column(heading, justify="right", no_wrap=True, min_width=max(6, len(heading)))
+    table.add_column("surprise peak", no_wrap=True)  # gives way where there is little room
     for head in found.heads:
         means = (f"{fmean(getattr(head, name)):.3f}" for name in QUANTITIES)
         peak = max(range(len(found.text)), key=head.surprise.__getitem__)
