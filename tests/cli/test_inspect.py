@@ -37,7 +37,7 @@ def test_pictures_and_a_table(run: Path, tmp_path: Path, capsys) -> None:
 
 
 def test_numbers_are_whole_where_there_is_little_room(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", "72")
     text = tmp_path / "long.txt"
     text.write_text("the quick brown fox jumps over the lazy dog. " * 20)
     assert inspect("--checkpoint", run, "--text", text, "--out", tmp_path / "fox.svg") == 0
