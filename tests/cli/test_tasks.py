@@ -210,8 +210,9 @@ def test_wrong_options_of_a_training(options, words, tmp_path, text, capsys):
 def test_a_model_that_computes_no_numbers_is_named(tmp_path, text, capsys):
     model = BaselineLM(BaselineConfig(name="llama", dim=16, num_layers=1, num_heads=2))
     with torch.no_grad():
-        for layer in ("gate_proj", "up_proj"):  # numbers still, but not their products
-            getattr(model.backbone.model.layers[0].mlp, layer).weight.mul_(1e30)
+        for name, weight in model.named_parameters():
+            if "gate_proj" in name or "up_proj" in name:
+                weight.mul_(1e30)  # numbers still, but not their products
     model.save(tmp_path / "spoilt")
     for asked in (("eval", "needles", "--haystack", text, "--length", 400, "--samples", 1), ("eval", "--text", text)):
         assert run(*asked, "--checkpoint", tmp_path / "spoilt") == 2
