@@ -8,6 +8,7 @@ fixed": it only makes features of the key. In the table is the best of a few sha
     python benchmarks/association.py
 """
 
+import argparse
 import itertools
 from dataclasses import dataclass
 
@@ -107,4 +108,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

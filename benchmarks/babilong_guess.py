@@ -9,6 +9,7 @@ makes no difference to a rule. bAbI's test questions, in $TITANS_DATA/babi.
     python benchmarks/babilong_guess.py
 """
 
+import argparse
 import re
 from statistics import fmean
 
@@ -47,4 +48,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

@@ -14,9 +14,11 @@ import os
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from itertools import dropwhile
 from pathlib import Path
 from threading import Lock
 
@@ -63,11 +65,6 @@ class Question:
     def up_to(self, longest: int) -> "Question":
         """The same without longer samples."""
         return replace(self, lengths=tuple(length for length in self.lengths if length <= longest))
-
-    @property
-    def cells(self) -> int:
-        """How many scores it gives."""
-        return len(self.lengths) * (self.depths or 1)
 
     def arguments(self, haystack: str | None) -> list[str]:
         """Of `titans eval`."""
@@ -148,11 +145,15 @@ class Run:
         """The command that asks it."""
         return ["titans", "eval", *arguments, "--checkpoint", str(self.folder), "--save", str(self.scores)]
 
-    def answers(self, command: Sequence[str]) -> int:
-        """How many scores of a command there are."""
+    def unanswered(self, question: Question, haystack: str | None) -> Question:
+        """What has not been asked: the same without the lengths that have all their scores."""
         if not (self.scores / RESULTS_NAME).exists():
-            return 0
-        return sum(score.command == shlex.join(command) for score in read_results(self.scores).scores)
+            return question
+        asked = _without_lengths(self.eval(question.arguments(haystack)))
+        found = [score for score in read_results(self.scores).scores if score.command is not None]
+        there = Counter(score.length for score in found if _without_lengths(shlex.split(score.command)) == asked)
+        depths = question.depths or 1
+        return replace(question, lengths=tuple(length for length in question.lengths if there[length] < depths))
 
     def summary(self) -> ModelSummary:
         """Its size and its training."""
@@ -194,10 +195,10 @@ def steps(run: Run, options: argparse.Namespace) -> Iterator[list[str]]:
     """The commands that are still to be run, in their order."""
     if not run.is_trained():
         yield run.train(options.text)
-    for question in (question.up_to(options.longest) for question in QUESTIONS[run.recipe]):
-        command = run.eval(question.arguments(options.haystack))
-        if run.answers(command) < question.cells:
-            yield command
+    for question in QUESTIONS[run.recipe]:
+        left = run.unanswered(question.up_to(options.longest), options.haystack)
+        if left.lengths:
+            yield run.eval(left.arguments(options.haystack))
 
 
 def execute(command: Sequence[str], log: Path, threads: int) -> int:
@@ -235,7 +236,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side; each has its share of the processors")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
-    return parser.parse_args(given)
+    options = parser.parse_args(given)
+    if options.jobs < 1:
+        parser.error(f"--jobs is {options.jobs}; it must be at least 1")
+    return options
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -265,6 +269,13 @@ def main(given: Sequence[str] | None = None) -> None:
     print(write_page(table.folder))
     if options.out.resolve() == long_context_tables.RESULTS:
         long_context_tables.main()
+
+
+def _without_lengths(command: Sequence[str]) -> list[str]:
+    """The same command without `--length` and its numbers."""
+    start = command.index("--length")
+    rest = list(dropwhile(str.isdigit, command[start + 1 :]))
+    return [*command[:start], *rest]
 
 
 def _folder(model: str, seed: int, rate: float | None) -> str:

@@ -3,6 +3,7 @@
 `python benchmarks/long_context_tables.py` writes them anew, and so does long_context.py when it has measured.
 """
 
+import argparse
 import re
 from functools import cache
 from pathlib import Path
@@ -42,4 +43,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     main()

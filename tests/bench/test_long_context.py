@@ -83,13 +83,30 @@ def test_models_are_trained_and_asked_once(tmp_path, ran, work, capsys):
     work("--models", "lmm", "llama", "--seeds", "3", "--longest", "8")
     assert len(ran) == 4
     work("--models", "lmm", "--seeds", "3")
+    work("--models", "lmm", "--seeds", "3")
     assert len(ran) == 5
+    assert "--length 16 --samples 2" in ran[4]  # 8 has been asked
     lengths = [s.length for s in read_results(tmp_path / "results" / "parity").scores]
     assert sorted(lengths) == [8, 8, 16]
     work("--models", "lmm", "--seeds", "3", "--rates", "1e-4", "--longest", "8")
     assert "--learning-rate 0.0001" in ran[5]
     assert "Titans (LMM), rate 0.0001, seed 3" in read_results(tmp_path / "results" / "parity").models
     capsys.readouterr()
+
+
+def test_what_is_asked_otherwise_is_asked_again(ran, work, monkeypatch, capsys):
+    work("--models", "lmm", "--seeds", "3")
+    monkeypatch.setitem(QUESTIONS, "parity", (replace(PARITY, samples=3),))
+    work("--models", "lmm", "--seeds", "3")
+    assert [command.split()[0] for command in ran] == ["train", "eval", "eval"]
+    assert "--length 8 16 --samples 3" in ran[2]
+    capsys.readouterr()
+
+
+def test_without_jobs_nothing_is_done(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        long_context.main(["parity", "--jobs", "0"])
+    assert "--jobs is 0; it must be at least 1" in capsys.readouterr().err
 
 
 def test_scores_from_before_they_named_their_machine_have_that_of_their_file(tmp_path, ran, work, capsys):
@@ -141,4 +158,4 @@ def test_every_recipe_and_model_is_known():
     assert {question.task.split()[0] for questions in QUESTIONS.values() for question in questions} <= set(TASKS)
     text = QUESTIONS["needles"][0].up_to(4096).arguments("book.txt")
     assert " ".join(text) == ("needles --kind pk --length 2048 4096 --samples 100 --batch-size 50 --haystack book.txt")
-    assert QUESTIONS["needles"][-1].up_to(131072).cells == 0
+    assert QUESTIONS["needles"][-1].up_to(131072).lengths == ()

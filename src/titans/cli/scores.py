@@ -133,10 +133,9 @@ def measure(
         model = load_model(checkpoint).to(best_device())
         vocabulary, known = tasks[0][1].vocab_size, model.config.vocab_size
         if vocabulary != known:
-            raise TitansError(
-                f"the task {name!r} has {vocabulary} tokens and the model knows {known}: "
-                "it was trained with other tokens"
-            )
+            learned = "it has learned other tokens"
+            remedy = f"if it has learned {name}, give --vocab-size {known}" if name == "mqar" else learned
+            raise TitansError(f"the task {name!r} has {vocabulary} tokens and the model knows {known}: {remedy}")
         if kept is not None:
             kept.begin()
         try:
