@@ -158,7 +158,10 @@ def test_with_examples_a_models_own_words_are_judged(model, text, tmp_path, caps
     ("options", "words"),
     [
         (("cake",), "there is no task 'cake'; choose one of needles"),
-        (("mqar", "--length", "64"), "the task 'mqar' has 8192 tokens and the model knows 256: if it has learned mqar, give --vocab-size 256"),
+        (
+            ("mqar", "--length", "64"),
+            "the task 'mqar' has 8192 tokens and the model knows 256: if it has learned mqar, give --vocab-size 256",
+        ),
         (("copying", "--length", "64"), "the task 'copying' has 16 tokens and the model knows 256"),
         (("needles", "--length"), "--length is empty: give it one length or more"),
         (
