@@ -111,6 +111,7 @@ def page(results: Results, found: Sequence[Contender], shares: Shares) -> str:
         f"what measured each number in [results.json](results.json). {made}What is there was made, and what is missing "
         "would be, by:",
         f"    {results.command}",
+        *results.notes,
         "Share right in %: of the samples as a whole; of word problems of all answers as well. A number for each seed, "
         "in the order of the seeds in the first table; without a rate it is the recipe's. The picture has their means, "
         "and bars from the lowest to the highest.",
