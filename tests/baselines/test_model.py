@@ -159,3 +159,12 @@ def test_impossible_settings(settings, words):
 def test_with_steps_up_to_two_every_block_is_recurrent():
     backbone = BaselineLM(BaselineConfig(name="gated-delta-neg", dim=32, num_layers=4, num_heads=2)).backbone.model
     assert all(layer.linear_attn.allow_neg_eigval for layer in backbone.layers)  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("dim", "num_heads", "shape"), [(192, 2, (6, 64)), (128, 2, (4, 64)), (32, 2, (2, 32)), (80, 2, (4, 40))]
+)
+def test_heads_of_mamba_2_have_64_channels_at_most(dim, num_heads, shape):
+    model = BaselineLM(BaselineConfig(name="mamba2", dim=dim, num_layers=1, num_heads=num_heads))
+    made = model.backbone.model.config
+    assert (made.num_heads, made.head_dim) == shape

@@ -27,7 +27,7 @@ from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDel
 
 from titans.baselines.config import BaselineConfig
 
-CHUNK_SIZE, HEAD_DIM = 64, 64  # of Mamba-2; gated delta has chunks of as many
+CHUNK_SIZE, HEAD_DIM = 64, 64  # of Mamba-2; gated delta has chunks as long
 
 
 def build(config: BaselineConfig) -> nn.Module:
