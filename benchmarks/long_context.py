@@ -273,6 +273,8 @@ def main(given: Sequence[str] | None = None) -> None:
 
 def _without_lengths(command: Sequence[str]) -> list[str]:
     """The same command without `--length` and its numbers."""
+    if "--length" not in command:
+        return [*command]
     start = command.index("--length")
     rest = list(dropwhile(str.isdigit, command[start + 1 :]))
     return [*command[:start], *rest]

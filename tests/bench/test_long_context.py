@@ -3,6 +3,7 @@
 import sys
 from concurrent.futures import Future
 from dataclasses import replace
+from pathlib import Path
 
 import long_context
 import pytest
@@ -100,6 +101,11 @@ def test_what_is_asked_otherwise_is_asked_again(ran, work, monkeypatch, capsys):
     work("--models", "lmm", "--seeds", "3")
     assert [command.split()[0] for command in ran] == ["train", "eval", "eval"]
     assert "--length 8 16 --samples 3" in ran[2]
+    scores = Path(ran[2].split("--save ")[1])
+    found = read_results(scores)
+    write_results(scores, replace(found, scores=[replace(s, command="titans eval by hand") for s in found.scores]))
+    work("--models", "lmm", "--seeds", "3")
+    assert ran[3] == ran[2]
     capsys.readouterr()
 
 

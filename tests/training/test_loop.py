@@ -175,7 +175,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("titans.training.loop.evaluate", spoilt)
-        with pytest.raises(TitansError, match=r"diverged at step \d+ .*is intact"):
+        with pytest.raises(TitansError, match=r"diverged at step \d+ \(predictions of held-out.*is intact"):
             train(small_model(), batches(), CONFIG, tmp_path, resume=True, validation=batches)
     result = train(small_model(), batches(), CONFIG, tmp_path, resume=True)
     assert result.steps == 13

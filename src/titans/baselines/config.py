@@ -32,7 +32,7 @@ class BaselineConfig(Configuration):
     num_layers: int = 4
     """blocks"""
     num_heads: int = 4
-    """heads of attention, of Mamba-2 or of the delta rule; Mamba has none"""
+    """heads of attention or the delta rule; Mamba-2 has as many or more, of 64 channels at most, and Mamba has none"""
     window_size: int = 64
     """llama-swa: tokens that attention sees, the current one included"""
     hidden_size: int | None = None

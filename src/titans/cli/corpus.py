@@ -67,7 +67,9 @@ def held_out(folder: Path, instead: str) -> "list[Document]":
         )
     recipe = recipe_of(run)
     if recipe is not None and not recipe.reads_text:
-        raise TitansError(f"{folder} has learned {recipe.task} and no text: ask it by titans eval {recipe.task}")
+        raise TitansError(
+            f"{folder} has learned {recipe.task} and no text: ask it by titans eval {recipe.task}, with its options"
+        )
     try:
         documents = remembered(run)
     except TitansError as error:

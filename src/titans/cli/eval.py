@@ -180,7 +180,9 @@ def _sound(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except NonFiniteError as error:
-        raise TitansError(f"{checkpoint} cannot be measured ({error}): take an earlier checkpoint") from error
+        raise TitansError(
+            f"{checkpoint} cannot be measured ({error}): train it again, with a lower --learning-rate"
+        ) from error
 
 
 def _kept(save: Path | None, label: str | None, checkpoint: Path, task: str, choices: "Choices") -> "Kept | None":

@@ -133,8 +133,8 @@ def measure(
         model = load_model(checkpoint).to(best_device())
         vocabulary, known = tasks[0][1].vocab_size, model.config.vocab_size
         if vocabulary != known:
-            learned = "it has learned other tokens"
-            remedy = f"if it has learned {name}, give --vocab-size {known}" if name == "mqar" else learned
+            options = {"mqar": f"--vocab-size {known}", "state-tracking": "its --problem and --tokens-each"}.get(name)
+            remedy = f"if it has learned {name}, give {options}" if options else "it has learned other tokens"
             raise TitansError(f"the task {name!r} has {vocabulary} tokens and the model knows {known}: {remedy}")
         if kept is not None:
             kept.begin()

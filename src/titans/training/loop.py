@@ -143,12 +143,12 @@ class _Run:
         try:
             loss, penalised, state = self._losses(batch, gate_penalty(step, self.config))
         except NonFiniteError as error:
-            raise TitansError(self._diverged(step, math.nan, math.nan)) from error
+            raise TitansError(self._diverged(_at(step, math.nan, math.nan))) from error
         penalised.backward()
         grad_norm = clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
         nats, norm = loss.item(), grad_norm.item()
         if not (math.isfinite(nats) and math.isfinite(norm)):
-            raise TitansError(self._diverged(step, nats, norm))
+            raise TitansError(self._diverged(_at(step, nats, norm)))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.state = state.detach()
@@ -172,7 +172,8 @@ class _Run:
         try:
             evaluation = evaluate(self.model, source, self.config.eval_tokens, precision=self.config.precision)
         except NonFiniteError as error:
-            raise TitansError(self._diverged(self.step, math.nan, math.nan)) from error
+            found = f"at step {self.step} (predictions of held-out text are NaN or infinite)"
+            raise TitansError(self._diverged(found)) from error
         self.metrics.append(self.meter.validation_line(self.step, evaluation))
         return evaluation
 
@@ -186,9 +187,10 @@ class _Run:
         )
         save_checkpoint(self.out, self.model, self.optimizer, self.state, progressed)
 
-    def _diverged(self, step: int, loss: float, grad_norm: float) -> str:
+    def _diverged(self, where: str) -> str:
         saved = f"the last checkpoint in {self.out} is intact" if (self.out / LINK).exists() else "no checkpoint yet"
-        return (
-            f"training diverged at step {step} (loss {loss}, gradient norm {grad_norm}); {saved}: start again with a "
-            "lower learning_rate"
-        )
+        return f"training diverged {where}; {saved}: start again with a lower learning_rate"
+
+
+def _at(step: int, loss: float, grad_norm: float) -> str:
+    return f"at step {step} (loss {loss}, gradient norm {grad_norm})"
