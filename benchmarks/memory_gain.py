@@ -38,7 +38,7 @@ from titans.files import read_json, write_json
 from titans.memory.config import MemoryConfig
 from titans.models.config import VARIANTS, TitansConfig, Variant
 from titans.models.language_model import TitansLM
-from titans.models.presets import match_parameters, num_parameters
+from titans.models.presets import control_of
 from titans.report.metrics import METRICS_NAME, read_curve
 from titans.training.checkpoint import LINK
 from titans.training.config import TrainConfig
@@ -102,7 +102,7 @@ def configurations(settings: Settings) -> dict[str, TitansConfig]:
         memory_layers=tuple(settings.memory_layers) if settings.memory_layers else None,
         memory=MemoryConfig(num_heads=settings.heads, depth=settings.depth, chunk_size=settings.chunk_size),
     )
-    control = match_parameters(titans.replace(variant="attention"), num_parameters(titans))
+    control = control_of(titans)
     ceiling = control.replace(window_size=settings.ceiling_window)
     return dict(zip(MODELS, (titans, control, control, ceiling), strict=True))
 

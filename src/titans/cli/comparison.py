@@ -25,7 +25,7 @@ from titans.memory.config import MemoryConfig
 from titans.models.config import TitansConfig
 from titans.models.frozen import without_writes
 from titans.models.language_model import TitansLM
-from titans.models.presets import match_parameters, num_parameters
+from titans.models.presets import control_of
 from titans.report.html import write_report
 from titans.report.metrics import METRICS_NAME, read_curve
 from titans.report.results import Recall, Results, Training, TrainingPoint, write_results
@@ -163,7 +163,7 @@ def _contenders(
     """Titans, the control that sees as many tokens, and the control that trains as long."""
     memory = MemoryConfig(num_heads=2, depth=1, chunk_size=32)
     config = TitansConfig(variant="mag", dim=64, num_layers=2, num_heads=2, window_size=32, memory=memory)
-    control = match_parameters(config.replace(variant="attention"), num_parameters(config))
+    control = control_of(config)
     print("Measuring how long a training step takes.", file=sys.stderr)
     with hold_interrupts():  # side by side, as they will be trained
         timed = [

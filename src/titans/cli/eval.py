@@ -44,8 +44,8 @@ _MOST = {
     "--length": 1 << 40,
     "--max-tokens": 1 << 40,
     "--batch-size": 1 << 16,
-    "--depths": 1001,
-}  # depths are thousandths of the text
+    "--depths": 1001,  # they are thousandths of the text
+}
 _OF_ANY_TASK = ("length", "samples", "seed", "save", "label")
 
 

@@ -98,6 +98,7 @@ def _begin(
     from titans.data.tokenizer import ByteTokenizer
     from titans.files import removed_on_failure
     from titans.models.language_model import TitansLM
+    from titans.models.presets import control_of
     from titans.models.presets import preset as preset_of
     from titans.tasks.recipes import recipe as recipe_of
     from titans.training.checkpoint import LINK, refuse_to_overwrite
@@ -110,7 +111,9 @@ def _begin(
         config = recipe.config if preset is None else config.replace(vocab_size=recipe.config.vocab_size)
         settings = _overridden(recipe.settings, settings, typed)
     settings.require_rise()  # before a long text is read
-    config = config if variant is None else _of_variant(variant, config, widened=recipe is not None)
+    if variant is not None:
+        as_large = variant == "attention" and recipe is not None
+        config = control_of(config) if as_large else config.replace(variant=variant)
     refuse_to_overwrite(out)
     with removed_on_failure(out, unless=out / LINK):
         documents = corpus.documents(text, spool=out) if _reads_text(recipe) else []
@@ -123,14 +126,6 @@ def _begin(
         torch.manual_seed(settings.seed)
         model = TitansLM(config) if baseline is None else _baseline(baseline, config)
         return _train(model, *sides, recipe, tokenizer, settings, out, resume=False)
-
-
-def _of_variant(variant: str, config: "TitansConfig", *, widened: bool) -> "TitansConfig":
-    """The same model as another variant; the control is widened, so that it has as many parameters as the recipe's."""
-    from titans.models.presets import match_parameters, num_parameters
-
-    other = config.replace(variant=variant)
-    return match_parameters(other, num_parameters(config)) if variant == "attention" and widened else other
 
 
 def _baseline(name: "Name", config: "TitansConfig") -> "BaselineLM":

@@ -78,6 +78,11 @@ def match_parameters(config: TitansConfig, parameters: float) -> TitansConfig:
     return config.replace(hidden_size=multiple * round(width / multiple))
 
 
+def control_of(config: TitansConfig) -> TitansConfig:
+    """The model without its memory: attention alone, with a wider SwiGLU, so that it has as many parameters."""
+    return match_parameters(config.replace(variant="attention"), num_parameters(config))
+
+
 def num_parameters(config: TitansConfig) -> int:
     """Parameters of a model, without building it."""
     with torch.device("meta"):
