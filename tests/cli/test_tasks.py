@@ -210,17 +210,26 @@ def test_wrong_options_of_a_training(options, words, tmp_path, text, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_that_computes_no_numbers_is_named(tmp_path, text, capsys):
-    model = BaselineLM(BaselineConfig(name="llama", dim=16, num_layers=1, num_heads=2))
+@pytest.mark.parametrize("kind", ["baseline", "titans"])
+def test_a_model_that_computes_no_numbers_is_named(kind, tmp_path, text, capsys):
+    if kind == "baseline":
+        model = BaselineLM(BaselineConfig(name="llama", dim=16, num_layers=1, num_heads=2))
+    else:
+        model = TitansLM(TitansConfig(variant="mag", dim=16, num_layers=2, num_heads=2))
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "gate_proj" in name or "up_proj" in name:
+            if "gate_proj" in name or "up_proj" in name or "mlp.project_in" in name:
                 weight.mul_(1e30)  # numbers still, but not their products
-    model.save(tmp_path / "spoilt")
-    for asked in (("eval", "needles", "--haystack", text, "--length", 400, "--samples", 1), ("eval", "--text", text)):
-        assert run(*asked, "--checkpoint", tmp_path / "spoilt") == 2
-        words = f"{tmp_path / 'spoilt'} cannot be measured (the model predicts NaN or infinite logits"
-        assert words in capsys.readouterr().err
+    spoilt = tmp_path / "spoilt"
+    model.save(spoilt)
+    asked = [("eval", "needles", "--haystack", text, "--length", 400, "--samples", 1), ("eval", "--text", text)]
+    if kind == "titans":
+        asked += [("generate", "--prompt", "the "), ("inspect", "--prompt", "the fox", "--out", tmp_path / "x.svg")]
+    for one in asked:
+        assert run(*one, "--checkpoint", spoilt) == 2
+        (error,) = capsys.readouterr().err.splitlines()[-1:]
+        assert error.startswith(f"titans: error: {spoilt} is of no use (")
+        assert error.endswith("): train it again, with a lower --learning-rate")
 
 
 def test_scores_of_several_models_meet_in_one_folder(tmp_path, text, capsys, monkeypatch):
@@ -252,6 +261,15 @@ def test_what_does_not_fit_is_refused_before_the_model_is_loaded(model, text, ca
     monkeypatch.setattr("titans.cli.scores.load_model", lambda _: pytest.fail("loaded"))
     assert run("eval", "needles", "--checkpoint", model, "--haystack", text, "--length", 5) == 2
     assert "--length 5 is too short" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("stories")
+@pytest.mark.parametrize(("option", "words"), [("--babi", "nowhere is no folder"), ("--length", "5 is too short")])
+def test_babilong_refuses_before_a_long_text_is_read(option, words, model, text, capsys, monkeypatch):
+    monkeypatch.setattr("titans.cli.corpus.documents", lambda *_, **__: pytest.fail("read"))
+    value = "nowhere" if option == "--babi" else 5
+    assert run("eval", "babilong", "--checkpoint", model, "--haystack", text, option, value) == 2
+    assert words in capsys.readouterr().err
 
 
 def test_scores_are_kept_as_they_come(tmp_path, text, capsys, monkeypatch):

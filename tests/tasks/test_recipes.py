@@ -49,6 +49,10 @@ def test_babilong_without_stories(documents, monkeypatch):
     monkeypatch.delenv("TITANS_DATA")
     with pytest.raises(TitansError, match="TITANS_DATA is not set"):
         recipe("babilong").source(documents, TrainConfig(), ByteTokenizer())
+    vocabulary = recipe("babilong").vocabulary
+    assert vocabulary is not None
+    with pytest.raises(TitansError, match="TITANS_DATA is not set"):
+        vocabulary(documents)  # at once, not when all of a long text has been taken
 
 
 def test_no_such_recipe():

@@ -9,8 +9,6 @@ Example:
 """
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -18,7 +16,8 @@ from tyro.conf import Positional, Suppress, arg
 
 from titans.cli import corpus
 from titans.cli.imports import import_torch
-from titans.errors import NonFiniteError, TitansError
+from titans.cli.soundness import require_sound
+from titans.errors import TitansError
 
 if TYPE_CHECKING:
     from titans.cli.scores import Kept
@@ -144,7 +143,7 @@ def run(
             batch_size=batch_size,
             piece=piece,
         )
-        with _sound(checkpoint):
+        with require_sound(checkpoint):
             cells = scores.measure(
                 checkpoint, task, haystack, choices, asked, _kept(save, label, checkpoint, task, choices)
             )
@@ -153,7 +152,7 @@ def run(
     with tempfile.TemporaryDirectory() as spool:
         held_out = text is None
         documents = corpus.held_out(checkpoint, "--text") if held_out else corpus.documents(text, spool=Path(spool))
-        with _sound(checkpoint):
+        with require_sound(checkpoint):
             evaluation = _evaluate(checkpoint, documents, max_tokens, batch_size, piece)
     if json:
         from json import dumps
@@ -172,17 +171,6 @@ def _require_its_own(task: str, typed: frozenset[str]) -> None:
         if task not in owners:
             whose = "text to predict" if owners == ("text",) else " and ".join(owners)
             raise TitansError(f"{flag} is about {whose}: leave it out, or ask for that")
-
-
-@contextmanager
-def _sound(checkpoint: Path) -> Iterator[None]:
-    """TitansError that names the checkpoint if its model computes NaN or infinite values."""
-    try:
-        yield
-    except NonFiniteError as error:
-        raise TitansError(
-            f"{checkpoint} cannot be measured ({error}): train it again, with a lower --learning-rate"
-        ) from error
 
 
 def _kept(save: Path | None, label: str | None, checkpoint: Path, task: str, choices: "Choices") -> "Kept | None":

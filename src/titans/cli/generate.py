@@ -17,6 +17,7 @@ from tyro.conf import arg
 
 from titans.cli import corpus
 from titans.cli.imports import import_torch
+from titans.cli.soundness import require_sound
 from titans.errors import TitansError
 
 if TYPE_CHECKING:
@@ -75,25 +76,26 @@ def run(
     model = model.to(best_device()).eval()
     corpus.require_bytes(checkpoint, model.config.vocab_size)
     memory = None if state is None else _memory(state, model)
-    last, memory = _read_all_but_last(model, blocks, memory)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
 
     def show(token: int) -> None:
         if not json:
             print(decoder.decode(bytes([token])), end="", flush=True)
 
-    (new,), memory = generate(
-        model,
-        [_tokens(last, model)],
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        stop=[_tokens(os.fsencode(text), model) for text in stop],
-        seed=seed,
-        state=memory,
-        on_token=lambda tokens: show(int(tokens[0])),
-    )
+    with require_sound(checkpoint):
+        last, memory = _read_all_but_last(model, blocks, memory)
+        (new,), memory = generate(
+            model,
+            [_tokens(last, model)],
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            stop=[_tokens(os.fsencode(text), model) for text in stop],
+            seed=seed,
+            state=memory,
+            on_token=lambda tokens: show(int(tokens[0])),
+        )
     if not json:
         print(decoder.decode(b"", final=True))
     if save_state is not None:

@@ -14,6 +14,7 @@ from tyro.conf import arg
 
 from titans.cli import corpus
 from titans.cli.imports import import_torch
+from titans.cli.soundness import require_sound
 from titans.errors import TitansError
 
 if TYPE_CHECKING:
@@ -71,7 +72,8 @@ def run(
     tokens = _tokens(text, prompt, tokenizer, None if json else max_tokens)
     require_writable(out.parent)
     model = model.to(best_device()).eval()
-    found = _inspect(model, tokens, tokenizer, blocks)
+    with require_sound(checkpoint):
+        found = _inspect(model, tokens, tokenizer, blocks)
     shown = found.first(max_tokens)
     pictures = [out.with_suffix(suffix) for suffix in _PICTURES]
     draw(shown, *pictures)

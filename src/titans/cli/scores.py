@@ -123,6 +123,8 @@ def measure(
         raise TitansError(f"the task {name!r} has tokens of its own, and {checkpoint} reads pieces of words")
     else:
         corpus.require_its_task(checkpoint, name)
+    if name == "babilong":
+        _tasks(name, choices, asked)  # its files and the lengths, before a long text is read
     cells: list[Cell] = []
     with tempfile.TemporaryDirectory() as spool:
         documents = None if haystack is None else corpus.documents(haystack, spool=Path(spool))  # needed or not

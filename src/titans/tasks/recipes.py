@@ -5,6 +5,7 @@ Their sizes are for two processor cores; each has a larger one for a GPU beside 
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from titans.data.batches import TokenDocument
 from titans.data.pieces import text_of
@@ -102,10 +103,9 @@ def _babilong(documents: Sequence[TokenDocument], settings: TrainConfig, tokeniz
 
 def _told_and_asked(documents: Sequence[TokenDocument]) -> Iterator[str]:
     """The text and bAbI's training split, so that all its words are pieces: every question with the last facts."""
-    yield from map(text_of, documents)
-    for task in LABELS:
-        for question in read_questions(babi_folder(), task, "train"):
-            yield " ".join(("", *question.facts[-2:], question.text, question.answer))
+    read = [read_questions(babi_folder(), task, "train") for task in LABELS]  # before a long text is read
+    asked = (" ".join(("", *one.facts[-2:], one.text, one.answer)) for questions in read for one in questions)
+    return chain(map(text_of, documents), asked)
 
 
 def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig, _tokenizer: Tokenizer) -> Countable:
