@@ -25,12 +25,14 @@ from threading import Lock
 import long_context_tables
 from long_context_page import write_page
 
-from titans.baselines import load_model
+from titans.baselines import NAMES, BaselineConfig, baseline_like, load_model
 from titans.cli.processors import processors
-from titans.models.config import VARIANTS
+from titans.files import read_json
+from titans.models.config import VARIANTS, TitansConfig
+from titans.models.presets import control_of
 from titans.report.results import RESULTS_NAME, ModelSummary, Results, read_results, write_results
 from titans.tasks.recipes import recipe
-from titans.training.checkpoint import LINK, read_progress
+from titans.training.checkpoint import LINK, read_progress, read_settings
 from titans.training.metrics import Meter
 from titans.training.progress import Progress
 
@@ -133,6 +135,27 @@ class Run:
         found += [] if self.rate is None else ["--learning-rate", f"{self.rate:g}"]
         found += ["--text", text] if text is not None and recipe(self.recipe).reads_text else []
         return [*found, "--out", str(self.folder)]
+
+    @property
+    def config(self) -> TitansConfig | BaselineConfig:
+        """The model that `train` builds."""
+        like = recipe(self.recipe).config
+        if self.model in NAMES:
+            return baseline_like(self.model, like)
+        return control_of(like) if self.model == "attention" else like.replace(variant=self.model)
+
+    def require_as_now(self) -> None:
+        """Refuses what is there if `train` would make something else by now."""
+        if not (self.folder / LINK).exists():
+            return
+        settings = replace(recipe(self.recipe).settings, seed=self.seed)
+        settings = settings if self.rate is None else replace(settings, learning_rate=self.rate)
+        model = read_json(self.folder / LINK / "config.json")
+        if type(self.config).from_dict(model) != self.config or read_settings(self.folder / LINK) != settings:
+            raise SystemExit(
+                f"{self.folder} holds another model than the recipe {self.recipe} makes now, or one trained otherwise: "
+                "move it away, or name another folder by --runs"
+            )
 
     def is_trained(self) -> bool:
         """Whether the last step has been taken."""
@@ -251,6 +274,8 @@ def main(given: Sequence[str] | None = None) -> None:
         for rate in options.rates
     ]
     command = shlex.join(["python", "benchmarks/long_context.py", *(sys.argv[1:] if given is None else given)])
+    for run in runs:
+        run.require_as_now()
     table = Table(options.out / options.recipe, f"Titans and others: {options.recipe}", command)
     plans = [(run, list(steps(run, options))) for run in runs]
     threads = max(1, processors() // options.jobs)

@@ -48,17 +48,18 @@ class AtOnce:
 @pytest.fixture
 def ran(monkeypatch) -> list[str]:
     """The commands that were run, here and not in processes of their own, and with few steps."""
-    commands = []
+    commands, parity = [], RECIPES["parity"]
+    few = replace(parity.settings.for_steps(2), batch_size=2)
 
     def execute(command, _log, _threads):
         commands.append(" ".join(command[1:]))
         monkeypatch.setattr(sys, "argv", [str(part) for part in command])
-        few = ["--steps", "2", "--batch-size", "2"] if "--recipe" in command else []
-        return main([*command[1:], *few])
+        return main(command[1:])
 
     monkeypatch.setattr("long_context.execute", execute)
     monkeypatch.setattr("long_context.ThreadPoolExecutor", AtOnce)
     monkeypatch.setitem(QUESTIONS, "parity", (PARITY,))
+    monkeypatch.setitem(RECIPES, "parity", replace(parity, settings=few))
     return commands
 
 
@@ -136,6 +137,24 @@ def test_what_fails_is_said_and_the_others_go_on(tmp_path, ran, work, capsys):
         work("--models", "lmm", "attention", "--seeds", "0")
     found = read_results(tmp_path / "results" / "parity")
     assert {score.model for score in found.scores} == {"control, seed 0"}
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("model", ["lmm", "attention", "llama"])
+def test_what_the_recipe_would_not_make_any_more_is_refused(model, ran, work, monkeypatch, capsys):
+    work("--models", model, "--seeds", "0")
+    known = RECIPES["parity"]
+    others = (
+        replace(known, config=known.config.replace(window_size=16, dim=40)),
+        replace(known, settings=replace(known.settings, weight_decay=0.5)),
+    )
+    for other in others:
+        monkeypatch.setitem(RECIPES, "parity", other)
+        with pytest.raises(SystemExit, match=rf"{model}-0 holds another model than the recipe parity makes now"):
+            work("--models", model, "--seeds", "0")
+    monkeypatch.setitem(RECIPES, "parity", known)
+    work("--models", model, "--seeds", "0")
+    assert len(ran) == 2
     capsys.readouterr()
 
 

@@ -13,8 +13,8 @@ transformers is only imported when a baseline is built: `pip install 'titans[hf]
 
 from titans.baselines.config import NAMES, BaselineConfig
 from titans.baselines.loading import load_model
-from titans.baselines.matching import match_parameters
+from titans.baselines.matching import baseline_like, match_parameters
 from titans.baselines.model import BaselineLM
 from titans.baselines.state import BaselineState
 
-__all__ = ["NAMES", "BaselineConfig", "BaselineLM", "BaselineState", "load_model", "match_parameters"]
+__all__ = ["NAMES", "BaselineConfig", "BaselineLM", "BaselineState", "baseline_like", "load_model", "match_parameters"]

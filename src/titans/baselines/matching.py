@@ -2,8 +2,34 @@
 
 import torch
 
-from titans.baselines.config import BaselineConfig
+from titans.baselines.config import BaselineConfig, Name
 from titans.baselines.model import BaselineLM
+from titans.errors import TitansError
+from titans.models import presets
+from titans.models.config import TitansConfig
+
+
+def baseline_like(name: Name, config: TitansConfig) -> BaselineConfig:
+    """A baseline in a Titans model's place: as wide and deep, with as many heads and parameters.
+
+    A block of the Mambas has no SwiGLU, so that two of them stand for one (arXiv 2312.00752, section 3.4): with one, a
+    Mamba-2 of as many parameters would have a state several times the usual size.
+
+    Raises:
+        TitansError: there is no such model in one block, or transformers is not installed.
+        ValueError: the model has more parameters whatever its `hidden_size`.
+    """
+    if name == "hybrid" and config.num_layers < 2:
+        raise TitansError("hybrid takes a block of each of two kinds, and this model has one block: choose another")
+    like = BaselineConfig(
+        name=name,
+        vocab_size=config.vocab_size,
+        dim=config.dim,
+        num_layers=config.num_layers * (2 if name in ("mamba", "mamba2") else 1),
+        num_heads=config.num_heads,
+        window_size=config.window_size,
+    )
+    return match_parameters(like, presets.num_parameters(config))
 
 
 def match_parameters(config: BaselineConfig, parameters: float) -> BaselineConfig:

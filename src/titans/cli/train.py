@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from titans.baselines.config import Name
     from titans.data.text import Document
     from titans.data.tokenizer import Tokenizer
-    from titans.models.config import TitansConfig
     from titans.models.language_model import TitansLM
     from titans.tasks.recipes import Recipe
     from titans.training.loop import TrainResult
@@ -94,6 +93,7 @@ def _begin(
 ) -> "TrainResult":
     import torch
 
+    from titans.baselines import BaselineLM, baseline_like
     from titans.data.pieces import learn_pieces
     from titans.data.tokenizer import ByteTokenizer
     from titans.files import removed_on_failure
@@ -124,30 +124,8 @@ def _begin(
             tokenizer = learn_pieces(recipe.vocabulary(sides[0]), config.vocab_size)
             tokenizer.save(out)
         torch.manual_seed(settings.seed)
-        model = TitansLM(config) if baseline is None else _baseline(baseline, config)
+        model = TitansLM(config) if baseline is None else BaselineLM(baseline_like(baseline, config))
         return _train(model, *sides, recipe, tokenizer, settings, out, resume=False)
-
-
-def _baseline(name: "Name", config: "TitansConfig") -> "BaselineLM":
-    """As wide and deep as the model it stands in for, with as many parameters.
-
-    A block of the Mambas has no SwiGLU, so that two of them stand for one (arXiv 2312.00752, section 3.4): with one, a
-    Mamba-2 of as many parameters would have a state several times the usual size.
-    """
-    from titans.baselines import BaselineConfig, BaselineLM, match_parameters
-    from titans.models.presets import num_parameters
-
-    if name == "hybrid" and config.num_layers < 2:
-        raise TitansError("hybrid takes a block of each of two kinds, and this model has one block: choose another")
-    like = BaselineConfig(
-        name=name,
-        vocab_size=config.vocab_size,
-        dim=config.dim,
-        num_layers=config.num_layers * (2 if name in ("mamba", "mamba2") else 1),
-        num_heads=config.num_heads,
-        window_size=config.window_size,
-    )
-    return BaselineLM(match_parameters(like, num_parameters(config)))
 
 
 def _overridden(settings: TrainConfig, given: TrainConfig, typed: frozenset[str]) -> TrainConfig:
