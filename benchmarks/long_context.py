@@ -196,13 +196,14 @@ class Table:
     def __init__(self, folder: Path, title: str, command: str) -> None:
         self.folder, self._lock = folder, Lock()
         there = (folder / RESULTS_NAME).exists()
-        self._results = replace(read_results(folder) if there else Results(title=title), command=command)
+        results = read_results(folder) if there else Results(title=title)
+        earlier = (results.command or "").splitlines()
+        self._results = replace(results, command="\n".join([*(c for c in earlier if c != command), command]))
 
     def take(self, run: Run) -> None:
         """The scores and the size of a run, in place of those that were there."""
         found = read_results(run.scores)
-        there = None if found.machine is None else found.machine.summary  # of scores from before they said it
-        own = [replace(score, model=run.label, machine=score.machine or there) for score in found.scores]
+        own = [replace(score, model=run.label) for score in found.scores]
         with self._lock:
             others = [score for score in self._results.scores if score.model != run.label]
             self._results = replace(
@@ -240,7 +241,7 @@ def work(run: Run, commands: Sequence[list[str]], threads: int, table: Table, pr
     for command in commands:
         code = execute(command, log, threads)
         if code:
-            raise SystemExit(f"{shlex.join(command)} ended with code {code}; {log} says why")
+            raise SystemExit(f"{shlex.join(command)} ended with code {code}: {log.read_text().splitlines()[-1]}")
         if command[1] == "eval":
             table.take(run)
         progress.advance(1)
@@ -262,6 +263,10 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(given)
     if options.jobs < 1:
         parser.error(f"--jobs is {options.jobs}; it must be at least 1")
+    for name in ("text", "haystack"):
+        path = getattr(options, name)
+        if path is not None and not Path(path).exists():
+            parser.error(f"--{name} {path} does not exist")
     return options
 
 

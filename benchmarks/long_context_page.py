@@ -108,9 +108,8 @@ def page(results: Results, found: Sequence[Contender], shares: Shares) -> str:
     parts = [
         f"# {results.title}",
         "Written by `benchmarks/long_context.py`. What it means is said in [long context](../../long-context.md), "
-        f"what measured each number in [results.json](results.json). {made}What is there was made, and what is missing "
-        "would be, by:",
-        f"    {results.command}",
+        f"what measured each number in [results.json](results.json). {made}Made by:",
+        *(f"    {command}" for command in (results.command or "").splitlines()),
         *results.notes,
         "Share right in %: of the samples as a whole; of word problems of all answers as well. A number for each seed, "
         "in the order of the seeds in the first table; without a rate it is the recipe's. The picture has their means, "

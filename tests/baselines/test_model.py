@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from titans.baselines import NAMES, BaselineConfig, BaselineLM, BaselineState, load_model, match_parameters
+from titans.baselines import NAMES, BaselineConfig, BaselineLM, BaselineState, RowByRow, load_model, match_parameters
 from titans.errors import TitansError
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
@@ -168,3 +168,24 @@ def test_heads_of_mamba_2_have_64_channels_at_most(dim, num_heads, shape):
     model = BaselineLM(BaselineConfig(name="mamba2", dim=dim, num_layers=1, num_heads=num_heads))
     made = model.backbone.model.config
     assert (made.num_heads, made.head_dim) == shape
+
+
+def test_documents_that_begin_anywhere_are_read_row_by_row(model):
+    x = tokens(3)
+    reset = torch.zeros(3, 70, dtype=torch.bool)
+    for row, starts in enumerate(((0, 5, 40), (0,), (0, 69))):
+        reset[row, list(starts)] = True
+    reader = RowByRow(model)
+    with torch.no_grad():
+        alone = [
+            torch.cat([model(piece[None])[0][0] for piece in x[row].tensor_split(cuts)])
+            for row, cuts in enumerate(([5, 40], [], [69]))
+        ]
+        whole, _ = reader(x, reset=reset)
+        first, state = reader(x[:, :37], reset=reset[:, :37])
+        second, after = reader(x[:, 37:], state, reset[:, 37:])
+        last, _ = reader(x, reset=reset, logits_to_keep=2)
+    torch.testing.assert_close(whole, torch.stack(alone), **CLOSE)
+    torch.testing.assert_close(torch.cat([first, second], 1), whole, **CLOSE)
+    torch.testing.assert_close(last, whole[:, -2:], **CLOSE)
+    assert [int(one.position) for one in after] == [30, 70, 1]

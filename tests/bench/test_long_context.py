@@ -13,7 +13,7 @@ from long_context_page import STYLES
 from titans.baselines.config import NAMES
 from titans.cli.main import main
 from titans.models.config import VARIANTS
-from titans.report.results import Machine, read_results, write_results
+from titans.report.results import read_results, write_results
 from titans.tasks.catalogue import TASKS
 from titans.tasks.recipes import RECIPES
 
@@ -51,7 +51,9 @@ def ran(monkeypatch) -> list[str]:
     commands, parity = [], RECIPES["parity"]
     few = replace(parity.settings.for_steps(2), batch_size=2)
 
-    def execute(command, _log, _threads):
+    def execute(command, log, _threads):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("much\nand at last why\n")
         commands.append(" ".join(command[1:]))
         monkeypatch.setattr(sys, "argv", [str(part) for part in command])
         return main(command[1:])
@@ -110,30 +112,35 @@ def test_what_is_asked_otherwise_is_asked_again(ran, work, monkeypatch, capsys):
     capsys.readouterr()
 
 
+def test_the_commands_of_all_that_is_there_are_kept(tmp_path, ran, work, capsys):
+    work("--models", "lmm", "--seeds", "3", "--longest", "8")
+    work("--models", "lmm", "--seeds", "3", "--longest", "8", "--rates", "1e-4")
+    work("--models", "lmm", "--seeds", "3", "--longest", "8")
+    commands = (read_results(tmp_path / "results" / "parity").command or "").splitlines()
+    assert ["--rates 1e-4" in command for command in commands] == [False, True]
+    page = (tmp_path / "results" / "parity" / "README.md").read_text()
+    assert "".join(f"    {command}\n\n" for command in commands) in page
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("option", ["--text", "--haystack"])
+def test_a_text_that_is_not_there_is_said_before_the_training(option, ran, work, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        work("--models", "lmm", option, "nowhere.txt")
+    assert f"{option} nowhere.txt does not exist" in capsys.readouterr().err
+    assert not ran
+
+
 def test_without_jobs_nothing_is_done(capsys):
     with pytest.raises(SystemExit, match="2"):
         long_context.main(["parity", "--jobs", "0"])
     assert "--jobs is 0; it must be at least 1" in capsys.readouterr().err
 
 
-def test_scores_from_before_they_named_their_machine_have_that_of_their_file(tmp_path, ran, work, capsys):
-    work("--models", "lmm", "--seeds", "3", "--longest", "8")
-    scores = tmp_path / "runs" / "parity" / "lmm-3" / "scores"
-    found = read_results(scores)
-    where = Machine(processor="an old one", cores=1, memory_gb=1.0, python="3.11", torch="2.11")
-    write_results(
-        scores, replace(found, machine=where, scores=[replace(found.scores[0], length=4, machine=None, command=None)])
-    )
-    work("--models", "lmm", "--seeds", "3", "--longest", "8")
-    machines = {s.length: s.machine for s in read_results(tmp_path / "results" / "parity").scores}
-    assert machines == {4: where.summary, 8: found.scores[0].machine}
-    capsys.readouterr()
-
-
 def test_what_fails_is_said_and_the_others_go_on(tmp_path, ran, work, capsys):
     (tmp_path / "runs" / "parity").mkdir(parents=True)
     (tmp_path / "runs" / "parity" / "lmm-0").write_text("in the way")
-    with pytest.raises(SystemExit, match=r"titans train .*lmm.* ended with code 2; .*lmm-0.log says why"):
+    with pytest.raises(SystemExit, match=r"titans train .*lmm.* ended with code 2: and at last why"):
         work("--models", "lmm", "attention", "--seeds", "0")
     found = read_results(tmp_path / "results" / "parity")
     assert {score.model for score in found.scores} == {"control, seed 0"}

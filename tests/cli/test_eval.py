@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
+from titans.baselines import BaselineConfig, BaselineLM
 from titans.cli.main import main
 from titans.models.language_model import TitansLM
 
@@ -92,3 +94,24 @@ def test_mistakes_are_one_clear_line(
     assert error.startswith("titans: error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_baseline_reads_several_documents(tmp_path: Path, capsys) -> None:
+    torch.manual_seed(0)
+    model = BaselineLM(BaselineConfig(name="llama", dim=16, num_layers=1, num_heads=2)).eval()
+    model.save(tmp_path / "model")
+    (tmp_path / "texts").mkdir()
+    texts = [b"the quick brown fox " * 9, b"jumps over the lazy dog " * 5, b"and runs away " * 3]
+    nats = 0.0
+    for number, text in enumerate(texts):
+        (tmp_path / "texts" / f"{number}.txt").write_bytes(text)
+        tokens = torch.tensor([list(text)])
+        with torch.no_grad():
+            loss, _ = model.loss(tokens[:, :-1], tokens[:, 1:])
+        nats += float(loss) * (len(text) - 1)
+    asked = ("--checkpoint", tmp_path / "model", "--text", tmp_path / "texts", "--batch-size", "2", "--json")
+    assert evaluate(*asked) == 0
+    found = json.loads(capsys.readouterr().out)
+    count = sum(map(len, texts)) - len(texts)
+    assert found["tokens"] == count
+    assert found["loss"] == pytest.approx(nats / count, rel=1e-4)

@@ -108,8 +108,10 @@ def test_a_baseline_cannot_be_inspected(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "either --text or --prompt"),
-        (["--prompt", "x", "--text", "{text}"], "either --text or --prompt"),
+        ([], "either --text, --prompt or --tokens"),
+        (["--prompt", "x", "--text", "{text}"], "either --text, --prompt or --tokens"),
+        (["--prompt", "x", "--tokens", "1"], "either --text, --prompt or --tokens"),
+        (["--tokens", "1", "256"], "--tokens has 256; {model} knows the tokens 0 to 255"),
         (["--prompt", ""], "--prompt is empty"),
         (["--prompt", "x", "--max-tokens", "0"], "--max-tokens is 0; it must be at least 1"),
         (["--prompt", "x", "--out", "a.pdf"], "--out a.pdf should end in .svg or .png"),
@@ -127,12 +129,28 @@ def test_mistakes_are_one_clear_line(
         (folder / name).write_text(name)
     TitansLM(TitansConfig(dim=8, num_layers=1, window_size=8)).save(tmp_path / "model")
     options = [option.format(text=text, folder=folder) for option in options]
+    message = message.format(model=tmp_path / "model")
     assert inspect("--checkpoint", tmp_path / "model", *options) == 2
     error = capsys.readouterr().err
     assert error.startswith("titans: error: ")
     assert message in error
     assert error.count("\n") == 1
     assert not list(tmp_path.glob("inspect.*"))
+
+
+def test_tokens_that_stand_for_no_text(tmp_path: Path, capsys) -> None:
+    torch.manual_seed(0)
+    config = TitansConfig(variant="lmm", vocab_size=12, dim=8, num_layers=1, num_heads=1, window_size=8)
+    model = TitansLM(config.replace(memory=config.memory.replace(num_heads=1)))
+    model.save(tmp_path / "model")
+    options = ("--checkpoint", tmp_path / "model", "--tokens", 3, 11, 0, 7, "--out", tmp_path / "word.svg", "--json")
+    assert inspect(*options) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["text"] == ["3 ", "11 ", "0 ", "7 "]
+    trace = memory_traces(model, torch.tensor([3, 11, 0, 7]))[0].by_head()
+    assert found["heads"][0]["theta"] == pytest.approx(trace.theta[:, 0].tolist(), rel=1e-4)
+    assert inspect(*options[:-1], "--max-tokens", 2) == 0
+    assert "Means over 2 tokens" in capsys.readouterr().out
 
 
 def test_where_a_picture_cannot_go_is_said_before_the_text_is_read(run: Path, text: Path, capsys, monkeypatch) -> None:

@@ -200,6 +200,8 @@ def test_wrong_input_is_one_clear_line(options, words, model, text, capsys):
     ("options", "words"),
     [
         (("--recipe", "cake"), "there is no recipe 'cake'; choose one of needles"),
+        (("--variant", "mad"), "there is no variant 'mad'; choose one of mac, mag, mal, lmm, attention"),
+        (("--recipe", "needles", "--baseline", "mamba3"), "there is no baseline 'mamba3'; choose one of llama"),
         (("--baseline", "llama"), "--baseline goes with --recipe and without --variant"),
         (("--recipe", "needles", "--baseline", "llama", "--variant", "mac"), "--baseline goes with --recipe"),
     ],

@@ -11,8 +11,8 @@ from titans.tasks.needles import needles
 
 @pytest.fixture
 def new_batches(documents):
-    def make(shortest=500, longest=2000, *, rows=2, window=512, seed=0, text_weight=0.0, rise=0):
-        lengths = Lengths(shortest=shortest, longest=longest, rise=rise)
+    def make(shortest=500, longest=2000, *, rows=2, window=512, seed=0, text_weight=0.0):
+        lengths = Lengths(shortest=shortest, longest=longest)
         return SampleBatches(needles("n", documents), lengths, rows, window, seed, text_weight=text_weight)
 
     return make
@@ -49,7 +49,7 @@ def test_short_samples_come_in_more_rows(new_batches):
 
 def test_lengths_are_even_over_octaves(random):
     lengths = Lengths(shortest=64, longest=1024)
-    drawn = np.array([lengths.draw(0, random) for _ in range(4000)])
+    drawn = np.array([lengths.draw(random) for _ in range(4000)])
     assert drawn.min() >= 64
     assert drawn.max() <= 1024
     octaves = np.floor(np.log2(drawn / 64)).clip(max=3)
@@ -59,12 +59,6 @@ def test_lengths_are_even_over_octaves(random):
 def test_a_window_that_is_too_short_for_a_sample_is_named():
     with pytest.raises(ValueError, match=r"Lengths.longest is 16; it must be at least 35, the shortest sample's"):
         Lengths(shortest=35, longest=16)
-
-
-def test_the_longest_rises(random):
-    lengths = Lengths(shortest=64, longest=1024, rise=100)
-    assert max(lengths.draw(24, random) for _ in range(300)) <= 128
-    assert max(lengths.draw(100, random) for _ in range(300)) > 900
 
 
 def test_with_a_text_weight_every_token_has_a_label(new_batches):
@@ -101,7 +95,7 @@ def test_the_seed_decides(new_batches):
 
 def test_the_count_is_what_comes(new_batches):
     for batches, sizes in (
-        (lambda: new_batches(rise=5), (1, 2, 5, 30)),
+        (lambda: new_batches(), (1, 2, 5, 30)),
         (lambda: stages(new_batches), (1, 2, 3, 4, 9)),
     ):
         for size in sizes:

@@ -55,6 +55,12 @@ def test_babilong_without_stories(documents, monkeypatch):
         vocabulary(documents)  # at once, not when all of a long text has been taken
 
 
+@pytest.mark.parametrize(("name", "length", "least"), [("mqar", 256, 512), ("copying", 8, 32)])
+def test_a_window_without_room_for_a_sample_is_refused_at_once(name, length, least):
+    with pytest.raises(ValueError, match=rf"TrainConfig.length is {length}; it must be at least {least}, the shortest"):
+        recipe(name).source([], TrainConfig(length=length), ByteTokenizer())
+
+
 def test_no_such_recipe():
     with pytest.raises(TitansError, match="there is no recipe 'cake'; choose one of needles"):
         recipe("cake")

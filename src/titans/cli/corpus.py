@@ -87,7 +87,9 @@ def text_tokenizer(checkpoint: Path, vocab_size: int) -> "Tokenizer":
 
     tokenizer = read_tokenizer(find_checkpoint(checkpoint))
     if tokenizer.vocab_size != vocab_size:
-        raise TitansError(f"{checkpoint} has {vocab_size} token ids that stand for no text: name a model of texts")
+        raise TitansError(
+            f"{checkpoint} has {vocab_size} token ids that stand for no text: name a model of texts, or give --tokens"
+        )
     return tokenizer
 
 

@@ -189,7 +189,7 @@ def _kept(save: Path | None, label: str | None, checkpoint: Path, task: str, cho
 def _evaluate(
     checkpoint: Path, documents: "list[Document]", max_tokens: int, batch_size: int, piece: int
 ) -> "Evaluation":
-    from titans.baselines import load_model
+    from titans.baselines import BaselineLM, RowByRow, load_model
     from titans.data.batches import DocumentBatches
     from titans.training.evaluate import evaluate
     from titans.training.model import best_device, tokens_per_row
@@ -201,7 +201,8 @@ def _evaluate(
     source = DocumentBatches(documents, rows, tokens_per_row(piece, rows), epochs=1)
     total = min(max_tokens, sum(map(len, documents)))
     with Progress("eval", total=total, unit="bytes") as progress:
-        return evaluate(model, source, max_tokens, progress=progress)
+        reader = RowByRow(model) if isinstance(model, BaselineLM) else model
+        return evaluate(reader, source, max_tokens, progress=progress)
 
 
 def _show(evaluation: "Evaluation") -> None:

@@ -4,6 +4,7 @@ let go of.
 Example:
     titans inspect --checkpoint runs/book --prompt "Once upon a time there was a king"
     titans inspect --checkpoint runs/book --text chapter.txt --block 0 --out chapter.svg
+    titans inspect --checkpoint runs/parity --tokens 0 1 1 0 1      (a task whose tokens stand for no text)
 """
 
 import tempfile
@@ -32,8 +33,9 @@ _CONTEXT = 10  # tokens before a peak that the table shows
 def run(
     *,
     checkpoint: Annotated[Path, arg(metavar="DIR")],
-    text: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(this or --prompt)")] = None,
-    prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="(this or --text)")] = None,
+    text: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(this, --prompt or --tokens)")] = None,
+    prompt: Annotated[str | None, arg(metavar="TEXT", help_behavior_hint="(this, --text or --tokens)")] = None,
+    tokens: Annotated[tuple[int, ...], arg(metavar="ID ...", help_behavior_hint="(this, --text or --prompt)")] = (),
     max_tokens: int = 400,
     block: Annotated[int | None, arg(metavar="INT", help_behavior_hint="(default: all that have a memory)")] = None,
     out: Annotated[Path, arg(metavar="PATH")] = Path("inspect.svg"),
@@ -45,6 +47,7 @@ def run(
         checkpoint: folder of a run or of a saved model
         text: text file, .gz or - for standard input
         prompt: the text itself
+        tokens: token ids, for a model whose tokens stand for no text
         max_tokens: of the picture and the table; up to 200 stand below their curves, more become colours
         block: number of one block, from 0
         out: the picture, as .svg and as .png beside it
@@ -62,18 +65,17 @@ def run(
     from titans.report.inspection_picture import draw
     from titans.training.model import best_device
 
-    if (text is None) == (prompt is None):
-        raise TitansError("give a text to read: either --text or --prompt")
+    if (text is not None) + (prompt is not None) + bool(tokens) != 1:
+        raise TitansError("give something to read: either --text, --prompt or --tokens")
     model = load_model(checkpoint)
     if not isinstance(model, TitansLM):
         raise TitansError(f"{checkpoint} holds the baseline {model.config.name}, which has no memory to look into")
     blocks = _blocks(model.config, checkpoint, block)
-    tokenizer = corpus.text_tokenizer(checkpoint, model.config.vocab_size)
-    tokens = _tokens(text, prompt, tokenizer, None if json else max_tokens)
+    read, shown_as = _read(checkpoint, model.config.vocab_size, text, prompt, tokens, None if json else max_tokens)
     require_writable(out.parent)
     model = model.to(best_device()).eval()
     with require_sound(checkpoint):
-        found = _inspect(model, tokens, tokenizer, blocks)
+        found = _inspect(model, read, shown_as, blocks)
     shown = found.first(max_tokens)
     pictures = [out.with_suffix(suffix) for suffix in _PICTURES]
     draw(shown, *pictures)
@@ -86,8 +88,23 @@ def run(
         print(*pictures, sep="\n")
 
 
-def _tokens(text: str | None, prompt: str | None, tokenizer: "Tokenizer", count: int | None) -> "np.ndarray":
-    """The first `count` tokens to read; None for all."""
+def _read(
+    checkpoint: Path, vocab_size: int, text: str | None, prompt: str | None, given: tuple[int, ...], count: int | None
+) -> "tuple[np.ndarray, list[str]]":
+    """The first `count` tokens to read, None for all, and what each is shown as."""
+    import numpy as np
+
+    if given:
+        wrong = next((token for token in given if not 0 <= token < vocab_size), None)
+        if wrong is not None:
+            raise TitansError(f"--tokens has {wrong}; {checkpoint} knows the tokens 0 to {vocab_size - 1:,}")
+        return np.array(given[:count]), [f"{token} " for token in given[:count]]
+    tokenizer = corpus.text_tokenizer(checkpoint, vocab_size)
+    tokens = _text_tokens(text, prompt, tokenizer, count)
+    return tokens, tokenizer.characters(tokens.tolist())
+
+
+def _text_tokens(text: str | None, prompt: str | None, tokenizer: "Tokenizer", count: int | None) -> "np.ndarray":
     import numpy as np
 
     from titans.data.pieces import encoded
@@ -114,7 +131,7 @@ def _blocks(config: "TitansConfig", checkpoint: Path, block: int | None) -> list
     return blocks if block is None else [block]
 
 
-def _inspect(model: "TitansLM", tokens: "np.ndarray", tokenizer: "Tokenizer", blocks: list[int]) -> "Inspection":
+def _inspect(model: "TitansLM", tokens: "np.ndarray", shown_as: list[str], blocks: list[int]) -> "Inspection":
     import torch
 
     from titans.models.inspection import memory_traces
@@ -124,7 +141,7 @@ def _inspect(model: "TitansLM", tokens: "np.ndarray", tokenizer: "Tokenizer", bl
     with Progress("inspect", total=len(tokens), unit="tokens") as progress:
         stream = torch.from_numpy(tokens).to(model.embedding.weight.device)
         traces = memory_traces(model, stream, blocks=blocks, on_read=progress.advance)
-    return inspection(traces, tokenizer.characters(tokens.tolist()))
+    return inspection(traces, shown_as)
 
 
 def _show(found: "Inspection") -> None:

@@ -8,9 +8,10 @@ Example:
 Ctrl-C saves a checkpoint first. A tenth of the text is held out for validation.
 """
 
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from tyro.conf import Suppress, arg
 
@@ -21,12 +22,13 @@ from titans.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from titans.baselines import BaselineLM
-    from titans.baselines.config import Name
     from titans.data.text import Document
     from titans.data.tokenizer import Tokenizer
     from titans.models.language_model import TitansLM
     from titans.tasks.recipes import Recipe
     from titans.training.loop import TrainResult
+
+_Name = TypeVar("_Name", bound=str)
 
 
 def run(
@@ -35,17 +37,8 @@ def run(
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(required, unless resuming)")] = None,
     recipe: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: none, just read text)")] = None,
     preset: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: tiny, or the recipe's)")] = None,
-    variant: Annotated[
-        Literal["mac", "mag", "mal", "lmm", "attention"] | None,
-        arg(metavar="{mac,mag,mal,lmm,attention}", help_behavior_hint="(default: the preset's)"),
-    ] = None,
-    baseline: Annotated[
-        Literal["llama", "llama-swa", "mamba", "mamba2", "gated-delta", "gated-delta-neg", "hybrid"] | None,
-        arg(
-            metavar="{llama,llama-swa,mamba,mamba2,gated-delta,gated-delta-neg,hybrid}",
-            help_behavior_hint="(default: a Titans model)",
-        ),
-    ] = None,
+    variant: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the preset's)")] = None,
+    baseline: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: a Titans model)")] = None,
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: a new run)")] = None,
     json: bool = False,
     settings: Annotated[TrainConfig, arg(name="")] = TrainConfig(),  # noqa: B008 (it is frozen)
@@ -59,8 +52,9 @@ def run(
         recipe: a task to learn, with its own model and settings, unless given: needles, babilong, mqar,
             in-context-recall, noisy-recall, fuzzy-recall, copying, parity or S3; NAME-large on a GPU
         preset: size of the model: tiny, small, 170m, ...
-        variant: memory as context, as gate, as layer, alone, or attention without a memory
-        baseline: another model instead, of as many parameters as the recipe's; needs pip install 'titans[hf]'
+        variant: memory as context (mac), as gate (mag), as layer (mal), alone (lmm), or attention without a memory
+        baseline: another model instead, of as many parameters as the recipe's: llama, llama-swa, mamba, mamba2,
+            gated-delta, gated-delta-neg or hybrid; needs pip install 'titans[hf]'
         resume: folder of a run to go on with, with its own text, recipe and settings
         json: print the result as JSON
         settings: how to train
@@ -87,22 +81,24 @@ def _begin(
     name: str | None,
     preset: str | None,
     variant: str | None,
-    baseline: "Name | None",
+    baseline: str | None,
     settings: TrainConfig,
     typed: frozenset[str],
 ) -> "TrainResult":
     import torch
 
-    from titans.baselines import BaselineLM, baseline_like
+    from titans.baselines import NAMES, BaselineLM, baseline_like
     from titans.data.pieces import learn_pieces
     from titans.data.tokenizer import ByteTokenizer
     from titans.files import removed_on_failure
+    from titans.models.config import VARIANTS
     from titans.models.language_model import TitansLM
     from titans.models.presets import control_of
     from titans.models.presets import preset as preset_of
     from titans.tasks.recipes import recipe as recipe_of
     from titans.training.checkpoint import LINK, refuse_to_overwrite
 
+    known_variant, known_baseline = _one_of("variant", variant, VARIANTS), _one_of("baseline", baseline, NAMES)
     config = preset_of(preset or "tiny", vocab_size=ByteTokenizer.vocab_size)
     recipe = None if name is None else recipe_of(name)
     if recipe is not None:
@@ -111,9 +107,9 @@ def _begin(
         config = recipe.config if preset is None else config.replace(vocab_size=recipe.config.vocab_size)
         settings = _overridden(recipe.settings, settings, typed)
     settings.require_rise()  # before a long text is read
-    if variant is not None:
-        as_large = variant == "attention" and recipe is not None
-        config = control_of(config) if as_large else config.replace(variant=variant)
+    if known_variant is not None:
+        as_large = known_variant == "attention" and recipe is not None
+        config = control_of(config) if as_large else config.replace(variant=known_variant)
     refuse_to_overwrite(out)
     with removed_on_failure(out, unless=out / LINK):
         documents = corpus.documents(text, spool=out) if _reads_text(recipe) else []
@@ -124,8 +120,16 @@ def _begin(
             tokenizer = learn_pieces(recipe.vocabulary(sides[0]), config.vocab_size)
             tokenizer.save(out)
         torch.manual_seed(settings.seed)
-        model = TitansLM(config) if baseline is None else BaselineLM(baseline_like(baseline, config))
+        model = TitansLM(config) if known_baseline is None else BaselineLM(baseline_like(known_baseline, config))
         return _train(model, *sides, recipe, tokenizer, settings, out, resume=False)
+
+
+def _one_of(kind: str, name: str | None, known: Sequence[_Name]) -> _Name | None:
+    """The same name as one of those that are known; TitansError if it is none."""
+    found = next((one for one in known if one == name), None)
+    if name is not None and found is None:
+        raise TitansError(f"there is no {kind} {name!r}; choose one of {', '.join(known)}")
+    return found
 
 
 def _overridden(settings: TrainConfig, given: TrainConfig, typed: frozenset[str]) -> TrainConfig:

@@ -31,7 +31,9 @@ def score_words(
     piece: int = PIECE,
     progress: Progress | None = None,
 ) -> Score:
-    """Asks `model` `samples` times at one length, which is not 0; arguments as those of `titans.tasks.score.score`.
+    """Asks `model` `samples` times at one length; arguments as those of `titans.tasks.score.score`.
+
+    Of length 0, the facts alone, samples differ in length: then one at a time.
 
     Raises:
         TitansError: as `Babilong.prompt`.

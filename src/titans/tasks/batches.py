@@ -1,4 +1,4 @@
-"""Samples as batches to train on: random lengths, a curriculum over them, long samples in windows.
+"""Samples as batches to train on: random lengths, long samples in windows, one task after another.
 
 Letters: B rows, T tokens of a window.
 """
@@ -21,18 +21,13 @@ class Lengths:
 
     shortest: int
     longest: int
-    rise: int = 0
-    """groups of samples until `longest` may come up; up to there the bound rises, octave by octave in equal time"""
 
     def __post_init__(self) -> None:
         require(self, "longest", self.longest >= self.shortest, f"at least {self.shortest}, the shortest sample's")
 
-    def draw(self, group: int, random: np.random.Generator) -> int:
-        """The length of all samples of a group; groups are counted from 0."""
-        low, high = np.log(self.shortest), np.log(self.longest)
-        if group < self.rise:
-            high = low + (high - low) * (group + 1) / self.rise
-        return round(np.exp(random.uniform(low, high)))
+    def draw(self, random: np.random.Generator) -> int:
+        """The length of all samples of a group."""
+        return round(np.exp(random.uniform(np.log(self.shortest), np.log(self.longest))))
 
 
 class Countable(BatchSource, Protocol):
@@ -99,7 +94,7 @@ class SampleBatches:
     def _shape(self, group: int) -> tuple[np.random.Generator, int, int]:
         """A group's random numbers, and the length and number of its samples."""
         random = np.random.default_rng([self._seed, group])
-        length = self._lengths.draw(group, random)
+        length = self._lengths.draw(random)
         return random, length, max(self._rows, self._rows * self._window // length)
 
     def _begin(self) -> Iterator[Batch]:

@@ -123,12 +123,16 @@ def _of_one_task(task: Task) -> Source:
     """Samples of up to as many tokens as the window has."""
 
     def source(_documents: Sequence[TokenDocument], settings: TrainConfig, _tokenizer: Tokenizer) -> Countable:
-        shortest = task.shortest
-        require(settings, "length", settings.length >= shortest, f"at least {shortest}, the shortest sample's")
-        lengths = Lengths(shortest=shortest, longest=settings.length)
+        _require_room(settings, task)
+        lengths = Lengths(shortest=task.shortest, longest=settings.length)
         return SampleBatches(task, lengths, settings.batch_size, settings.length, settings.seed)
 
     return source
+
+
+def _require_room(settings: TrainConfig, task: Task) -> None:
+    """A window that the shortest sample fits into."""
+    require(settings, "length", settings.length >= task.shortest, f"at least {task.shortest}, the shortest sample's")
 
 
 MQAR_PAIRS = (8, 16, 32, 64, 128)
@@ -137,6 +141,7 @@ MQAR_PAIRS = (8, 16, 32, 64, 128)
 def _mqar(_documents: Sequence[TokenDocument], settings: TrainConfig, _tokenizer: Tokenizer) -> Countable:
     """8 to 128 pairs of 1,024 tokens, mixed, always in as many tokens as the window has."""
     task = Mixed(tuple(MQAR(vocab_size=1024, num_pairs=pairs) for pairs in MQAR_PAIRS))
+    _require_room(settings, task)  # for all of the pairs
     lengths = Lengths(shortest=settings.length, longest=settings.length)
     return SampleBatches(task, lengths, settings.batch_size, settings.length, settings.seed)
 
@@ -304,7 +309,8 @@ _RECIPES = {
 def _larger(small: Recipe) -> Recipe:
     """Four times as wide and deep, with as many more heads as channels, and sixteen times the tokens, in bfloat16.
 
-    Memories are in the last of the four blocks that stand for one. None has been trained to its end.
+    Where only some blocks have a memory it is in the last of the four that stand for one. None has been trained to its
+    end.
     """
     config, settings = small.config, small.settings
     layers = config.memory_layers

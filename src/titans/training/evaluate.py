@@ -13,7 +13,7 @@ from torch.nn import functional
 from titans.data.batches import IGNORED, BatchSource
 from titans.errors import TitansError
 from titans.models.loss import check_logits
-from titans.training.model import StatefulModel, autocast, device_of, evaluating
+from titans.training.model import Reader, autocast, device_of, evaluating
 from titans.training.progress import Progress
 
 DISTANCES = (0, 64, 256, 1024, 2048, 4096, 8192, 16384)
@@ -51,7 +51,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: StatefulModel,
+    model: Reader,
     source: BatchSource,
     max_tokens: int | None = None,
     *,

@@ -22,22 +22,33 @@ class CarriedState(Protocol):
     def load(cls, path: str | Path) -> Self: ...
 
 
-class StatefulModel(Protocol):
-    """A `torch.nn.Module` that carries a state, such as `TitansLM`.
+class Reader(Protocol):
+    """A `torch.nn.Module` that predicts and carries a state.
 
     Calling it with tokens [B, T], a state or None and reset [B, T] gives logits [B, T, V], or those of the last
-    `logits_to_keep` positions, and the next state; `loss` takes labels [B, T] besides, perhaps with weights, and gives
-    the mean loss in nats over those that are not -100.
+    `logits_to_keep` positions, and the next state.
     """
 
     training: bool
 
-    @property
-    def state_type(self) -> type[CarriedState]: ...
-
     def __call__(
         self, tokens: Tensor, *, state: Any = None, reset: Tensor | None = None, logits_to_keep: int = 0
     ) -> tuple[Tensor, Any]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def train(self, mode: bool = True) -> Any: ...
+
+
+class StatefulModel(Reader, Protocol):
+    """A reader that can be trained and saved, such as `TitansLM`.
+
+    `loss` takes labels [B, T] besides, perhaps with weights, and gives the mean loss in nats over those that are not
+    -100.
+    """
+
+    @property
+    def state_type(self) -> type[CarriedState]: ...
 
     def loss(
         self,
@@ -51,11 +62,7 @@ class StatefulModel(Protocol):
 
     def modules(self) -> Iterator[nn.Module]: ...
 
-    def parameters(self) -> Iterator[nn.Parameter]: ...
-
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
-
-    def train(self, mode: bool = True) -> Any: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -67,7 +74,7 @@ class StatefulModel(Protocol):
     def load(cls, folder: str | Path) -> Self: ...
 
 
-def device_of(model: StatefulModel) -> torch.device:
+def device_of(model: Reader) -> torch.device:
     """Where the model's parameters are."""
     return next(model.parameters()).device
 
@@ -82,7 +89,7 @@ def tokens_per_row(tokens: int, rows: int) -> int:
 
 
 @contextmanager
-def evaluating(model: StatefulModel) -> Iterator[None]:
+def evaluating(model: Reader) -> Iterator[None]:
     """`model` as it is measured: not in training, and without gradients; afterwards it is as it was."""
     was_training = model.training
     model.train(False)
