@@ -102,7 +102,7 @@ def table(results: Sequence[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", help="the folder of a run or of a saved model")
+    parser.add_argument("--checkpoint", nargs="+", metavar="DIR", help="folders of runs or of saved models")
     parser.add_argument("--text", help="a file, folder or .gz; left out: the Python standard library's sources")
     parser.add_argument("--tokens", type=int, default=2_000_000)
     parser.add_argument("--out", type=Path, default=Path("docs/results/constant.json"))
@@ -110,7 +110,7 @@ def main() -> None:
     if arguments.tokens <= SETTLED:
         parser.error(f"--tokens must be more than {SETTLED:,}")
     documents = corpus.documents(arguments.text, spool=Path("runs/constant"))
-    names = [arguments.checkpoint] if arguments.checkpoint else [v for v in VARIANTS if v != "attention"]
+    names = arguments.checkpoint or [v for v in VARIANTS if v != "attention"]
     command, results = shlex.join(["python", "benchmarks/constant.py", *sys.argv[1:]]), []
     # A fresh process for each: memory that one model gave back would hide the growth of the next.
     context = multiprocessing.get_context("spawn")
