@@ -17,12 +17,14 @@ import shlex
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 
 import torch
 from gain_summary import markdown_table
+from long_context_page import percent
 
 from titans.cli.findings import machine
 from titans.data.tokenizer import ByteTokenizer
@@ -133,7 +135,7 @@ def state_size(model: TitansLM) -> int:
 
 
 def best(runs: list[dict]) -> list[dict]:
-    """For each memory, its mean over the seeds at the rate where it is best."""
+    """For each memory, what it has right at the rate where it is best: the mean, and each seed's."""
     rows = []
     for name in MEMORIES:
         by_rate: dict[float, list[dict]] = {}
@@ -143,24 +145,26 @@ def best(runs: list[dict]) -> list[dict]:
         if by_rate:
             rate, own = max(by_rate.items(), key=lambda item: fmean(fmean(x["right"].values()) for x in item[1]))
             means = {pairs: fmean(x["right"][str(pairs)] for x in own) for pairs in MQAR_PAIRS}
+            each = {
+                pairs: [x["right"][str(pairs)] for x in sorted(own, key=itemgetter("seed"))] for pairs in MQAR_PAIRS
+            }
             about = {key: own[0][key] for key in ("state", "parameters")}
-            rows.append({"memory": name} | about | {"rate": rate, "seeds": len(own), "right": means})
+            rows.append({"memory": name} | about | {"rate": rate, "right": means, "of_each_seed": each})
     return rows
 
 
-def table(rows: list[dict]) -> str:
-    """As Markdown; shares of the values that are right."""
-    heads = ["memory", "state", "parameters", "rate", "seeds", *(f"{pairs} pairs" for pairs in MQAR_PAIRS)]
+def table(runs: list[dict]) -> str:
+    """As Markdown; values right in %, a number for each seed."""
+    heads = ["memory", "state", "parameters", "rate", *(f"{pairs} pairs" for pairs in MQAR_PAIRS)]
     lines = [
         [
             row["memory"],
             f"{row['state']:,}",
             f"{row['parameters']:,}",
             f"{row['rate']:g}",
-            str(row["seeds"]),
-            *(f"{x:.1%}" for x in row["right"].values()),
+            *(", ".join(map(percent, shares)) for shares in row["of_each_seed"].values()),
         ]
-        for row in rows
+        for row in best(runs)
     ]
     return markdown_table(heads, lines)
 
@@ -191,7 +195,7 @@ def run(jobs: list[Job], runs: list[dict], steps: int, workers: int, out: Path) 
         try:
             for future in as_completed(waiting):
                 runs.append(future.result())
-                write_json(out, {"command": command, "machine": asdict(machine()), "runs": runs, "best": best(runs)})
+                write_json(out, {"command": command, "machine": asdict(machine()), "runs": runs})
                 progress.advance(1)
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -219,9 +223,8 @@ def main() -> None:
     done = {Job(one["memory"], one["rate"], one["seed"]) for one in runs}
     planned = [Job(name, rate, seed) for seed in options.seeds for name in options.memories for rate in options.rates]
     run([job for job in planned if job not in done], runs, options.steps, options.workers, options.out)
-    rows = best(runs)
-    print(table(rows))
-    draw(rows, options.out.with_suffix(".svg"))
+    print(table(runs))
+    draw(best(runs), options.out.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

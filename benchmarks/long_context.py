@@ -31,7 +31,7 @@ from titans.files import read_json
 from titans.models.config import VARIANTS, TitansConfig
 from titans.models.presets import control_of
 from titans.report.results import RESULTS_NAME, ModelSummary, Results, read_results, write_results
-from titans.tasks.recipes import recipe
+from titans.tasks.recipes import MQAR_PAIRS, recipe
 from titans.training.checkpoint import LINK, read_progress, read_settings
 from titans.training.metrics import Meter
 from titans.training.progress import Progress
@@ -96,6 +96,10 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
     ),
     "parity": (Question("state-tracking --problem parity", (32, 128, 512, 2048), samples=100, batch_size=50),),
     "S3": (Question("state-tracking --problem S3 --tokens-each 2", (128, 512, 1024), samples=100, batch_size=50),),
+    "mqar": tuple(
+        Question(f"mqar --vocab-size 1024 --num-pairs {pairs}", (512,), samples=200, batch_size=50)
+        for pairs in MQAR_PAIRS
+    ),
     "copying": (Question("copying", (128, 256, 512, 4096), samples=200, batch_size=50),),
     **{
         name: (Question(name, RECALL, samples=200, batch_size=50),)

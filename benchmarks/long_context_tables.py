@@ -8,6 +8,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+import capacity
 import parity_ablation
 from long_context_page import contenders, right, task_tables
 
@@ -17,6 +18,10 @@ from titans.report.results import read_results
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE, RESULTS = DOCS / "long-context.md", DOCS / "results"
 
+BY_THEMSELVES = {
+    "parity_ablation": ("bits right", parity_ablation.table),
+    "capacity": ("values right", capacity.table),
+}
 TABLE = re.compile(r"(<!-- ([\w-]+): (.+) -->\n)(?:\|.*\n)*")
 
 
@@ -31,8 +36,9 @@ def filled(page: str, results: Path = RESULTS) -> str:
 
 
 def _tables(results: Path, name: str) -> dict[str, str]:
-    if name == "parity_ablation":
-        return {"bits right": parity_ablation.table(read_json(results / f"{name}.json")["runs"])}
+    if name in BY_THEMSELVES:
+        title, table = BY_THEMSELVES[name]
+        return {title: table(read_json(results / f"{name}.json")["runs"])}
     found = read_results(results / name)
     return task_tables(contenders(found.models), right(found.scores), found.scores)
 
