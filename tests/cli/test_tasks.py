@@ -76,10 +76,14 @@ def test_a_recipe_without_text_looks_for_none(tmp_path, text, capsys, monkeypatc
     options = ("--recipe", "S3", "--batch-size", 2, "--length", 16)
     assert run("train", *options, "--steps", 2, "--out", tmp_path / "run") == 0
     assert run("train", "--resume", tmp_path / "run") == 0
-    asked = ("--problem", "S3", "--tokens-each", 2, "--length", 8, "--samples", 3)
+    ask = ("eval", "state-tracking", "--checkpoint", tmp_path / "run", "--length", 8, "--samples", 3)
     capsys.readouterr()
-    assert run("eval", "state-tracking", "--checkpoint", tmp_path / "run", *asked, "--save", tmp_path / "scores") == 0
+    for chosen in ((), ("--problem", "S3"), ("--problem", "S3", "--tokens-each", 2)):
+        assert run(*ask, *chosen, "--save", tmp_path / "scores") == 0
     assert [score.task for score in read_results(tmp_path / "scores").scores] == ["state-tracking S3, 2 tokens each"]
+    assert run(*ask, "--problem", "parity", "--tokens-each", 6) == 2  # as many tokens
+    learned = f"{tmp_path / 'run'} has learned its task with --problem S3 --tokens-each 2: leave --problem out"
+    assert learned in capsys.readouterr().err
     assert run("train", *options, "--text", text, "--out", tmp_path / "other") == 2
     assert "the recipe 'S3' reads no text: leave --text out" in capsys.readouterr().err
 

@@ -1,5 +1,7 @@
 """The text of a run, which `train` reads, and which `train --resume` and `eval` find again in the run's folder."""
 
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,6 +10,7 @@ from titans.errors import TitansError
 if TYPE_CHECKING:
     from titans.data.text import Document
     from titans.data.tokenizer import Tokenizer
+    from titans.tasks.catalogue import Choices
     from titans.tasks.recipes import Recipe
 
 _NAME = "run.json"
@@ -138,6 +141,28 @@ def require_its_task(folder: Path, task: str) -> None:
     learned = "text" if recipe is None else recipe.task
     if learned != task:
         raise TitansError(f"{folder} has learned {learned}; {task} has other tokens: name a model that has learned it")
+
+
+def as_learned(folder: Path, choices: "Choices", typed: Collection[str]) -> "Choices":
+    """The choices with what the recipe of a run has to say about them.
+
+    Args:
+        typed: names of those that the user made.
+
+    Raises:
+        TitansError: the user has chosen otherwise.
+    """
+    from titans.training.checkpoint import run_of
+
+    run = run_of(folder)
+    recipe = recipe_of(run) if (run / _NAME).exists() else None
+    learned = {} if recipe is None else recipe.asked
+    for name in learned:
+        if name in typed and getattr(choices, name) != learned[name]:
+            as_typed = {one: f"--{one.replace('_', '-')}" for one in learned}
+            all_of_it = " ".join(f"{as_typed[one]} {value}" for one, value in learned.items())
+            raise TitansError(f"{folder} has learned its task with {all_of_it}: leave {as_typed[name]} out")
+    return replace(choices, **learned)
 
 
 def _noted(run: Path) -> dict:

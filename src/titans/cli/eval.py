@@ -5,7 +5,7 @@ Example:
     titans eval --checkpoint runs/book                    (the text that the run held out)
     titans eval needles --checkpoint runs/needles --kind n --length 2048 16384 --depths 5 --haystack books/
     titans eval needles --checkpoint runs/needles --save runs/scores     (then: titans report runs/scores)
-    titans eval state-tracking --checkpoint runs/parity --problem parity --length 64 512
+    titans eval state-tracking --checkpoint runs/S3 --length 64 512      (the problem that its recipe has taught)
 """
 
 import tempfile
@@ -63,10 +63,12 @@ def run(
     question: Literal["qa1", "qa2", "qa3", "qa4", "qa5"] = "qa1",
     mode: Literal["finetuned", "fewshot"] = "finetuned",
     babi: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: babi in $TITANS_DATA)")] = None,
-    problem: Literal["parity", "mod5", "S3", "A5", "S5"] = "parity",
-    tokens_each: int = 1,
+    problem: Annotated[
+        Literal["parity", "mod5", "S3", "A5", "S5"], arg(help_behavior_hint="(default: the recipe's, or parity)")
+    ] = "parity",
+    tokens_each: Annotated[int, arg(help_behavior_hint="(default: the recipe's, or 1)")] = 1,
     num_pairs: int = 8,
-    vocab_size: int = 8192,
+    vocab_size: Annotated[int, arg(help_behavior_hint="(default: the recipe's, or 8192)")] = 8192,
     batch_size: int = 8,
     piece: int = 8192,
     save: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: nowhere)")] = None,
@@ -135,6 +137,7 @@ def run(
             num_pairs=num_pairs,
             vocab_size=vocab_size,
         )
+        choices = corpus.as_learned(checkpoint, choices, typed)
         asked = scores.Asked(
             lengths=tuple(dict.fromkeys(length)),
             samples=samples,

@@ -3,8 +3,8 @@
 Their sizes are for two processor cores; each has a larger one for a GPU beside it, `NAME-large`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from titans.data.batches import TokenDocument
@@ -42,6 +42,8 @@ class Recipe:
     """the model; every variant and baseline takes its sizes from it"""
     settings: TrainConfig
     source: Source
+    asked: Mapping[str, str | int] = field(default_factory=dict)
+    """what `titans.tasks.catalogue.Choices` has to say for the task to be the one that was learned"""
     reads_text: bool = False
     """whether things are hidden in text"""
     vocabulary: Callable[[Sequence[TokenDocument]], Iterable[str]] | None = None
@@ -257,6 +259,7 @@ _RECIPES = {
         ),
         settings=TrainConfig(steps=1500, batch_size=8, length=512, learning_rate=3e-3, warmup_steps=50),
         source=_mqar,
+        asked={"vocab_size": 1024},
     ),
     "copying": Recipe(
         task="copying",
@@ -295,6 +298,7 @@ _RECIPES = {
         config=_REFLECTING.replace(vocab_size=2, memory=_REFLECTING.memory.replace(num_heads=2, max_step=3.0)),
         settings=TrainConfig(steps=500, batch_size=64, length=32, learning_rate=3e-3, gate_penalty=0.01),
         source=_parity,
+        asked={"problem": "parity", "tokens_each": 1},
     ),
     "S3": Recipe(
         task="state-tracking",
@@ -302,6 +306,7 @@ _RECIPES = {
         config=_REFLECTING.replace(vocab_size=12),
         settings=TrainConfig(steps=2000, batch_size=64, length=128, learning_rate=3e-3),
         source=_s3,
+        asked={"problem": "S3", "tokens_each": 2},
     ),
 }
 
