@@ -22,7 +22,7 @@ BY_THEMSELVES = {
     "parity_ablation": ("bits right", parity_ablation.table),
     "capacity": ("values right", capacity.table),
 }
-TABLE = re.compile(r"(<!-- ([\w-]+): (.+) -->\n)(?:\|.*\n)*")
+TABLE = re.compile(r"(<!-- ([\w/-]+): (.+) -->\n)(?:\|.*\n)*")
 
 
 def filled(page: str, results: Path = RESULTS) -> str:
@@ -40,7 +40,8 @@ def _tables(results: Path, name: str) -> dict[str, str]:
         title, table = BY_THEMSELVES[name]
         return {title: table(read_json(results / f"{name}.json")["runs"])}
     found = read_results(results / name)
-    return task_tables(contenders(found.models), right(found.scores), found.scores)
+    names = found.models or dict.fromkeys(score.model for score in found.scores)
+    return task_tables(contenders(names), right(found.scores), found.scores)
 
 
 def main() -> None:
