@@ -1,9 +1,10 @@
 """How much does a memory hold? Memories of several depths and widths on multi-query associative recall (MQAR).
 
-One block with one memory of one head, everything else as in `titans train --recipe mqar`: 8 to 128 pairs mixed. Their
-width decides how many numbers a memory's state has, so that a deep memory stands beside matrices of as many numbers and
-of equal width. Two matrices are wider than their model, and so beside a deep memory of as many numbers in a model of
-the same width. A vector memory, of heads one number wide as an LSTM's cells are, has as many numbers as channels.
+One block with one memory, of one head where no more are named, everything else as in `titans train --recipe mqar`: 8
+to 128 pairs mixed. Their width decides how many numbers a memory's state has, so that a deep memory stands beside
+matrices of as many numbers and of equal width. Two matrices are wider than their model, and so beside a deep memory of
+as many numbers in a model of the same width; two memories are several matrices of the model's width, in heads of their
+own. A vector memory, of heads one number wide as an LSTM's cells are, has as many numbers as channels.
 
 Each is trained at every rate; the table has the rate at which it is best on average over the seeds. What is done is
 kept: the same command goes on where it was interrupted, and more seeds, rates or memories can be added.
@@ -48,28 +49,30 @@ SAMPLES, EVAL_SEED = 200, 5
 class Memory:
     """What is compared: width of the model and shape of its memory.
 
-    In names "depth 2 (4x)" is one with an expansion of 4, and "matrix of 45" one that is as wide in any model.
+    In names "depth 2 (4x)" is one with an expansion of 4, "matrix of 45" one that is as wide in any model, and
+    "8 matrices of 32" are as many heads.
     """
 
     dim: int
     depth: int = 1
     expansion: int = 1
-    vector: bool = False
+    heads: int = 1
     head_dim: int | None = None
 
     @property
     def config(self) -> TitansConfig:
         base = recipe("mqar").config
-        heads = self.dim if self.vector else 1
         memory: MemoryConfig = base.memory.replace(
-            num_heads=heads, head_dim=self.head_dim, depth=self.depth, expansion=self.expansion
+            num_heads=self.heads, head_dim=self.head_dim, depth=self.depth, expansion=self.expansion
         )
         return base.replace(dim=self.dim, memory=memory)
 
     def __str__(self) -> str:
-        if self.vector:
+        if self.heads == self.dim:
             return f"vector, width {self.dim}"
-        kind = "matrix" if self.depth == 1 else f"depth {self.depth} ({self.expansion}x)"
+        kind = f"depth {self.depth} ({self.expansion}x)"
+        if self.depth == 1:
+            kind = "matrix" if self.heads == 1 else f"{self.heads} matrices"
         own = "" if self.head_dim is None else f" of {self.head_dim}"
         return f"{kind}{own}, width {self.dim}"
 
@@ -79,15 +82,17 @@ class Memory:
 MEMORIES = {
     str(memory): memory
     for memory in (
-        Memory(32, vector=True),
+        Memory(32, heads=32),
         Memory(32),
         Memory(23, depth=2),
         Memory(45),
         Memory(32, head_dim=45),
+        Memory(32, heads=2, head_dim=32),
         Memory(32, depth=2),
         Memory(16, depth=2, expansion=4),
         Memory(90),
         Memory(32, head_dim=90),
+        Memory(32, heads=8, head_dim=32),
         Memory(64, depth=2),
         Memory(32, depth=2, expansion=4),
     )
