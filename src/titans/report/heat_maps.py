@@ -26,7 +26,7 @@ def recall_figure(recall: Recall, labels: dict[str, str]) -> list[str]:
 
 def _recall_panel(recall: Recall, name: str, label: str, rows: list[list[float | None]]) -> str:
     figure, axes = new_panel(label, "pass keys recalled, %", "tokens between the key and the question")
-    _heat_map(axes, rows, recall.distances, recall.depths)
+    heat_map(axes, rows, recall.distances, recall.depths)
     for height, words, tokens in ((1.03, "window", recall.window), (1.11, "trained to", recall.trained_to)):
         _mark_column(axes, recall.distances, tokens, f"{words} {short_count(tokens)}", height)
     return to_svg(figure, name, f"Share of pass keys recalled by depth and distance: {label}")
@@ -78,12 +78,12 @@ def depths_figure(scores: Sequence[TaskScore], labels: dict[str, str], name: str
             label = labels.get(model, model)
             figure, axes = new_panel(label, "found, %, by depth in the text", "tokens of the text")
             rows = [[found.get((model, depth, length)) for length in lengths] for depth in depths]
-            _heat_map(axes, rows, lengths, depths)
+            heat_map(axes, rows, lengths, depths)
             panels.append(to_svg(figure, f"{name}-{i}", f"Share found by depth and length: {label}"))
     return panels
 
 
-def _heat_map(
+def heat_map(
     axes: Axes, rows: Sequence[Sequence[float | None]], lengths: Sequence[int], depths: Sequence[float]
 ) -> None:
     """A cell for each depth (down) and length (to the right), with its share in percent; a dash where there is none."""
