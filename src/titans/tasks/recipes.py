@@ -163,7 +163,8 @@ _SMALL = TitansConfig(
 )
 
 # Two memories, so that a second can look up what a first has found: who has the apple, and where she is. A fact has
-# six or seven pieces.
+# six or seven pieces. They do not forget: where somebody is, is written over what was there, and a forget gate that
+# has learned to open at what bAbI's people do ("put down", "gave") opens in every book (docs/lab-log.md).
 _READING = TitansConfig(
     variant="mac",
     vocab_size=2048,
@@ -173,7 +174,7 @@ _READING = TitansConfig(
     window_size=64,
     segment_size=64,
     memory_layers=(1, 2),
-    memory=MemoryConfig(num_heads=1, depth=1, chunk_size=8, conv_size=4),
+    memory=MemoryConfig(num_heads=1, depth=1, chunk_size=8, conv_size=4, forgetting=False),
 )
 
 # Keys and values that stand next to each other: two blocks, of which the first tells apart what a token is.
