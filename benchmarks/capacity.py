@@ -140,7 +140,7 @@ def state_size(model: TitansLM) -> int:
 
 
 def best(runs: list[dict]) -> list[dict]:
-    """For each memory, what it has right at the rate where it is best: the mean, and each seed's."""
+    """For each memory, what each seed has right at the rate where it is best on average."""
     rows = []
     for name in MEMORIES:
         by_rate: dict[float, list[dict]] = {}
@@ -149,12 +149,10 @@ def best(runs: list[dict]) -> list[dict]:
                 by_rate.setdefault(one["rate"], []).append(one)
         if by_rate:
             rate, own = max(by_rate.items(), key=lambda item: fmean(fmean(x["right"].values()) for x in item[1]))
-            means = {pairs: fmean(x["right"][str(pairs)] for x in own) for pairs in MQAR_PAIRS}
-            each = {
-                pairs: [x["right"][str(pairs)] for x in sorted(own, key=itemgetter("seed"))] for pairs in MQAR_PAIRS
-            }
+            own.sort(key=itemgetter("seed"))
+            right = {pairs: [one["right"][str(pairs)] for one in own] for pairs in MQAR_PAIRS}
             about = {key: own[0][key] for key in ("state", "parameters")}
-            rows.append({"memory": name} | about | {"rate": rate, "right": means, "of_each_seed": each})
+            rows.append({"memory": name} | about | {"rate": rate, "right": right})
     return rows
 
 
@@ -167,7 +165,7 @@ def table(runs: list[dict]) -> str:
             f"{row['state']:,}",
             f"{row['parameters']:,}",
             f"{row['rate']:g}",
-            *(", ".join(map(percent, shares)) for shares in row["of_each_seed"].values()),
+            *(", ".join(map(percent, shares)) for shares in row["right"].values()),
         ]
         for row in best(runs)
     ]
@@ -181,7 +179,7 @@ def draw(rows: list[dict], path: Path) -> None:
         figure, axes = new_panel("What a memory holds", "share of the values right", "pairs", lines=len(rows))
         for row in rows:
             color, dash, marker = styles[row["memory"]]
-            axes.plot([*row["right"].values()], color=color, linestyle=dash, marker=marker)
+            axes.plot([fmean(shares) for shares in row["right"].values()], color=color, linestyle=dash, marker=marker)
         axes.set_xticks(range(len(MQAR_PAIRS)), [str(pairs) for pairs in MQAR_PAIRS])
         axes.set_ylim(0, 1.02)
         add_legend(figure, styles, {})

@@ -96,10 +96,7 @@ QUESTIONS: dict[str, tuple[Question, ...]] = {
     ),
     "parity": (Question("state-tracking --problem parity", (32, 128, 512, 2048), samples=100, batch_size=50),),
     "S3": (Question("state-tracking --problem S3 --tokens-each 2", (128, 512, 1024), samples=100, batch_size=50),),
-    "mqar": tuple(
-        Question(f"mqar --vocab-size 1024 --num-pairs {pairs}", (512,), samples=200, batch_size=50)
-        for pairs in MQAR_PAIRS
-    ),
+    "mqar": tuple(Question(f"mqar --num-pairs {pairs}", (512,), samples=200, batch_size=50) for pairs in MQAR_PAIRS),
     "copying": (Question("copying", (128, 256, 512, 4096), samples=200, batch_size=50),),
     **{
         name: (Question(name, RECALL, samples=200, batch_size=50),)
@@ -154,8 +151,8 @@ class Run:
             return
         settings = replace(recipe(self.recipe).settings, seed=self.seed)
         settings = settings if self.rate is None else replace(settings, learning_rate=self.rate)
-        model = read_json(self.folder / LINK / "config.json")
-        if type(self.config).from_dict(model) != self.config or read_settings(self.folder / LINK) != settings:
+        expected, found = self.config, read_json(self.folder / LINK / "config.json")
+        if type(expected).from_dict(found) != expected or read_settings(self.folder / LINK) != settings:
             raise SystemExit(
                 f"{self.folder} holds another model than the recipe {self.recipe} makes now, or one trained otherwise: "
                 "move it away, or name another folder by --runs"

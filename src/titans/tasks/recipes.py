@@ -137,12 +137,12 @@ def _require_room(settings: TrainConfig, task: Task) -> None:
     require(settings, "length", settings.length >= task.shortest, f"at least {task.shortest}, the shortest sample's")
 
 
-MQAR_PAIRS = (8, 16, 32, 64, 128)
+MQAR_PAIRS, MQAR_TOKENS = (8, 16, 32, 64, 128), 1024
 
 
 def _mqar(_documents: Sequence[TokenDocument], settings: TrainConfig, _tokenizer: Tokenizer) -> Countable:
     """8 to 128 pairs of 1,024 tokens, mixed, always in as many tokens as the window has."""
-    task = Mixed(tuple(MQAR(vocab_size=1024, num_pairs=pairs) for pairs in MQAR_PAIRS))
+    task = Mixed(tuple(MQAR(vocab_size=MQAR_TOKENS, num_pairs=pairs) for pairs in MQAR_PAIRS))
     _require_room(settings, task)  # for all of the pairs
     lengths = Lengths(shortest=settings.length, longest=settings.length)
     return SampleBatches(task, lengths, settings.batch_size, settings.length, settings.seed)
@@ -250,7 +250,7 @@ _RECIPES = {
         # One block, so that nothing but the memory can recall; two taps show a key to the token after it.
         config=TitansConfig(
             variant="lmm",
-            vocab_size=1024,
+            vocab_size=MQAR_TOKENS,
             dim=64,
             num_layers=1,
             num_heads=1,
@@ -260,7 +260,7 @@ _RECIPES = {
         ),
         settings=TrainConfig(steps=1500, batch_size=8, length=512, learning_rate=3e-3, warmup_steps=50),
         source=_mqar,
-        asked={"vocab_size": 1024},
+        asked={"vocab_size": MQAR_TOKENS},
     ),
     "copying": Recipe(
         task="copying",
