@@ -5,6 +5,10 @@ import sys
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
 from titans.data.pieces import TOKENIZER_NAME, Encoded, PieceTokenizer, encoded, learn_pieces, tokenizer_of
 from titans.data.text import find_documents
@@ -37,6 +41,16 @@ def test_equal_texts_give_equal_pieces(pieces):
     again = learn_pieces(TEXTS, 270)
     text = "the walker over the stone and the river"
     assert pieces.encode(text).tolist() == again.encode(text).tolist()
+
+
+def test_a_tokenizer_that_begins_every_text_with_a_token_of_its_own_does_not_here():
+    library = Tokenizer(WordLevel({"[BEGIN]": 0, "the": 1, "river": 2, "[?]": 3}, unk_token="[?]"))
+    library.pre_tokenizer = Whitespace()  # pyright: ignore
+    library.post_processor = TemplateProcessing(  # pyright: ignore
+        single="[BEGIN] $A", special_tokens=[("[BEGIN]", 0)]
+    )
+    assert library.encode("the river").ids == [0, 1, 2]
+    assert PieceTokenizer(library).encode("the river").tolist() == [1, 2]  # a needle is put together of several texts
 
 
 def test_too_little_text():

@@ -6,7 +6,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("name", ["docs/concepts.md"])
+@pytest.mark.parametrize("name", ["docs/concepts.md", "docs/tasks.md"])
 def test_every_python_example_runs_in_order(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text(), re.MULTILINE | re.DOTALL)

@@ -38,9 +38,9 @@ class PieceTokenizer:
         return self._library.get_vocab_size()
 
     def encode(self, text: str) -> np.ndarray:
-        """The pieces of `text` as int64 [T]; typed bytes that are not UTF-8 are U+FFFD."""
+        """The pieces of `text` as int64 [T], nothing before and behind; typed bytes that are not UTF-8 are U+FFFD."""
         text = text.encode("utf-8", errors="surrogateescape").decode("utf-8", errors="replace")
-        return np.array(self._library.encode(text).ids, np.int64)
+        return np.array(self._library.encode(text, add_special_tokens=False).ids, np.int64)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of tokens; bytes that are not UTF-8 become U+FFFD."""
