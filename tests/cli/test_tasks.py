@@ -13,6 +13,7 @@ from titans.cli.main import main
 from titans.data.pieces import PieceTokenizer, learn_pieces, tokenizer_of
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
+from titans.report.interval import interval
 from titans.report.results import Results, read_results, write_results
 from titans.tasks.catalogue import TASKS
 from titans.tasks.recipes import RECIPES, recipe
@@ -125,6 +126,8 @@ def test_needles_by_length_and_depth(model, text, capsys):
     table = capsys.readouterr().out
     assert "50%" in table
     assert "0.0%" in table
+    assert "0 to 66%" in table
+    assert {tuple(cell["right_interval"]) for cell in found["scores"]} == {interval(0.0, 2)}
 
 
 def test_the_seed_decides_and_pieces_do_not(model, text, capsys):

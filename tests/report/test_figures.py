@@ -121,3 +121,21 @@ def test_a_point_stands_at_its_length_though_the_model_has_no_shorter_one():
     marks = [e.attrib for e in root.iter() if e.tag.endswith("use")]
     [point] = [float(mark["x"]) for mark in marks if abs(float(mark["y"]) - middle) < 6]
     assert point == pytest.approx(float(at["2k"]["x"]), abs=1)
+
+
+def test_the_shade_of_a_line_is_as_high_as_its_intervals():
+    scores = [
+        TaskScore(model="m", task="t", length=length, accuracy=share, samples=10, depth=depth)
+        for length, share in ((512, 1.0), (2048, 0.5))
+        for depth in (0.0, 1.0)  # taken together: 20 samples
+    ]
+    drawn = figures.lengths_figure(scores, {}, "t")
+    at = {e.text: float(e.attrib["y"]) for e in ElementTree.fromstring(drawn).iter() if e.tag.endswith("text")}
+    percent = (at["0"] - at["100"]) / 100
+    [shade] = re.findall(r'<path id="([\w-]+)" d="([^"]+) z"', drawn)[:1]
+    assert re.search(rf'href="#{shade[0]}"[^>]+fill-opacity: 0.12', drawn)
+    corners: dict[float, list[float]] = {}
+    for x, y in re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", shade[1]):
+        corners.setdefault(float(x), []).append(float(y))
+    heights = [(max(ys) - min(ys)) / percent for _, ys in sorted(corners.items())]
+    assert heights == pytest.approx([16.1, 40.2], abs=0.2)  # Wilson: 83.9 to 100 % and 29.9 to 70.1 %

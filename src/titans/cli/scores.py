@@ -21,6 +21,7 @@ from titans.errors import TitansError
 from titans.files import locked
 from titans.models.language_model import TitansLM
 from titans.parsing import parse
+from titans.report.interval import interval
 from titans.report.results import RESULTS_NAME, Results, TaskScore, read_results, write_results
 from titans.tasks.babilong import Babilong
 from titans.tasks.babilong_words import score_words
@@ -53,9 +54,14 @@ class Cell:
     depth: float | None
     score: Score
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """What chance leaves of `score.right`."""
+        return interval(self.score.right, self.score.samples)
+
     def to_dict(self) -> dict:
         """As JSON holds it."""
-        return {"depth": self.depth} | self.score.to_dict()
+        return {"depth": self.depth} | self.score.to_dict() | {"right_interval": self.interval}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,11 +203,13 @@ def show(task: str, checkpoint: Path, seed: int, cells: Sequence[Cell], *, as_js
         print(json.dumps(what | {"scores": [cell.to_dict() for cell in cells]}, indent=2))
         return
     table = Table(title=f"{task}, {checkpoint}")
-    for heading in ("tokens", "depth", "samples", "right", "tokens right"):
+    for heading in ("tokens", "depth", "samples", "right", "95 % sure", "tokens right"):
         table.add_column(heading, justify="right")
     for cell in cells:
         found = cell.score
         depth = "any" if cell.depth is None else f"{cell.depth:.0%}"
         tokens = "" if found.tokens_right is None else f"{found.tokens_right:.1%}"
-        table.add_row(f"{found.length:,}", depth, str(found.samples), f"{found.right:.1%}", tokens)
+        low, high = cell.interval
+        sure = f"{100 * low:.0f} to {high:.0%}"
+        table.add_row(f"{found.length:,}", depth, str(found.samples), f"{found.right:.1%}", sure, tokens)
     Console().print(table)

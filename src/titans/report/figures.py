@@ -9,6 +9,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
 
+from titans.report.interval import interval
 from titans.report.results import Distance, Inspect, Stream, TaskScore, Training, TrainingPoint
 from titans.report.style import (
     BLUE,
@@ -132,7 +133,7 @@ def _differences(values: Sequence[float | None], base: Sequence[float | None]) -
 
 
 def lengths_figure(scores: Sequence[TaskScore], labels: dict[str, str], name: str) -> str:
-    """Share right by length of one task, a line for each model; depths are taken together.
+    """Share right by length of one task, a line for each model in the shade of its intervals; depths taken together.
 
     Args:
         name: no two figures of a page may share it.
@@ -143,8 +144,13 @@ def lengths_figure(scores: Sequence[TaskScore], labels: dict[str, str], name: st
         what = "% of the samples; higher is better"
         figure, axes = new_panel("Right by length", what, "tokens of a sample", lines=len(styles))
         for model, style in styles.items():
-            pooled = pooled_accuracy([score for score in scores if score.model == model])
-            _draw_line(axes, [lengths.index(n) for n in pooled], [100 * share for share in pooled.values()], style)
+            own = [score for score in scores if score.model == model]
+            pooled = pooled_accuracy(own)
+            places = [lengths.index(n) for n in pooled]
+            sure = [interval(pooled[n], sum(score.samples for score in own if score.length == n)) for n in pooled]
+            low, high = ([100 * end for end in ends] for ends in zip(*sure, strict=True))
+            axes.fill_between(places, low, high, color=style.color, alpha=0.12, linewidth=0)
+            _draw_line(axes, places, [100 * share for share in pooled.values()], style)
         shown = range(0, len(lengths), -(-len(lengths) // MAX_LENGTHS))
         axes.set_xticks(shown, [short_count(lengths[i]) for i in shown])
         axes.set_xlim(-0.5, len(lengths) - 0.5)

@@ -5,6 +5,7 @@ from pathlib import Path
 from titans.errors import TitansError
 from titans.files import write_text
 from titans.report import figures, heat_maps, page
+from titans.report.interval import interval
 from titans.report.metrics import METRICS_NAME, read_metrics
 from titans.report.results import (
     RESULTS_NAME,
@@ -170,13 +171,14 @@ def _recall(results: Results, recall: Recall) -> str:
 def _scores(results: Results, scores: list[TaskScore]) -> str:
     labels = {score.model: results.label(score.model) for score in scores}
     parts = [page.heading("Tasks")]
-    header = ("Model", "Tokens of a sample", "Depth", "Right", "Asked tokens right", "Samples")
+    header = ("Model", "Tokens of a sample", "Depth", "Right", "95 % sure", "Asked tokens right", "Samples")
     for number, task in enumerate(dict.fromkeys(score.task for score in scores)):
         these = [score for score in scores if score.task == task]
         few, many = min(s.samples for s in these), max(s.samples for s in these)
         caption = (
             f"{task}: in how many samples everything that was asked for was right, by how long they are; higher is "
-            f"better. {few:,}{f' to {many:,}' if many > few else ''} samples in each cell."
+            f"better. {few:,}{f' to {many:,}' if many > few else ''} samples in each cell; "
+            "with 95 % confidence the true share lies in the shade of its line."
         )
         drawn = [figures.lengths_figure(these, labels, f"task-{number}")]
         if any(score.depth is not None for score in these):
@@ -188,6 +190,7 @@ def _scores(results: Results, scores: list[TaskScore]) -> str:
                 f"{s.length:,}",
                 "any" if s.depth is None else f"{s.depth:.0%}",
                 f"{s.accuracy:.1%}",
+                "{:.0%} to {:.0%}".format(*interval(s.accuracy, s.samples)),
                 "" if s.tokens_accuracy is None else f"{s.tokens_accuracy:.1%}",
                 f"{s.samples:,}",
             )
