@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import capacity
+import leaky_gates
 import parity_ablation
 from long_context_page import contenders, right, task_tables
 
@@ -21,6 +22,7 @@ PAGE, RESULTS = DOCS / "long-context.md", DOCS / "results"
 BY_THEMSELVES = {
     "parity_ablation": ("bits right", parity_ablation.table),
     "capacity": ("values right", capacity.table),
+    "leaky_gates": ("keys found", leaky_gates.table),
 }
 TABLE = re.compile(r"(<!-- ([\w/-]+): (.+) -->\n)(?:\|.*\n)*")
 
