@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from gain_summary import markdown_table
@@ -68,9 +69,9 @@ def measure(model: TitansLM, leak: str, length: int, samples: int, progress: Pro
         "leak": leak,
         "length": length,
         "samples": each * len(DEPTHS),
-        "right": sum(right) / len(found),
+        "right": fmean(right),
         "right_by_depth": dict(zip(map(str, DEPTHS), right, strict=True)),
-        "tokens_right": sum(tokens) / len(found),
+        "tokens_right": fmean(tokens),
         "machine": machine().summary,
     }
 
@@ -101,9 +102,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.samples < 1 or options.samples % len(DEPTHS):
         parser.error(f"--samples is {options.samples}; it must be a multiple of {len(DEPTHS)}, the number of depths")
-    runs = read_json(options.out)["runs"] if options.out.exists() else []
-    commands = read_json(options.out)["commands"] if options.out.exists() else []
-    commands = [*dict.fromkeys([*commands, shlex.join(["python", "benchmarks/leaky_gates.py", *sys.argv[1:]])])]
+    models: dict[Path, TitansLM] = {}
+    for folder in options.checkpoint:
+        model = load_model(folder)
+        if not isinstance(model, TitansLM):
+            parser.error(f"{folder} holds a baseline, which has no gates of ours: name a Titans model")
+        models[folder] = model
+    there = read_json(options.out) if options.out.exists() else {"commands": [], "runs": []}
+    runs, command = there["runs"], shlex.join(["python", "benchmarks/leaky_gates.py", *sys.argv[1:]])
+    commands = [*dict.fromkeys([*there["commands"], command])]
     done = {(one["model"], one["leak"], one["length"]) for one in runs}
     planned = [
         (folder, leak, length)
@@ -115,9 +122,7 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with Progress("ask", total=sum(options.samples * length for *_, length in planned), unit="tokens") as progress:
         for folder, leak, length in planned:
-            model = load_model(folder)
-            assert isinstance(model, TitansLM), f"{folder} holds a baseline, which has no gates of ours"
-            runs.append({"model": folder.name} | measure(model, leak, length, options.samples, progress))
+            runs.append({"model": folder.name} | measure(models[folder], leak, length, options.samples, progress))
             write_json(options.out, {"commands": commands, "runs": runs})
     print(table(runs))
 

@@ -11,6 +11,7 @@ import argparse
 import random
 import shutil
 import sysconfig
+from itertools import accumulate
 from pathlib import Path
 
 SMALLEST, LARGEST = 5_000, 120_000  # bytes of a source file
@@ -26,10 +27,8 @@ def sources(root: Path, size: int) -> list[Path]:
         and "test" not in file.relative_to(root).as_posix()
     )
     random.Random(0).shuffle(files)
-    found: list[Path] = []
-    while files and sum(file.stat().st_size for file in found) < size:
-        found.append(files.pop(0))
-    return found
+    before = accumulate((file.stat().st_size for file in files), initial=0)
+    return [file for file, drawn in zip(files, before, strict=False) if drawn < size]
 
 
 def main() -> None:

@@ -1,10 +1,14 @@
 """Gates that leak: every token of every memory writes and forgets, only as long as it is asked for."""
 
+import json
+from statistics import fmean
+
 import pytest
 import torch
 from leaky_gates import DEPTHS, LEAKS, leaking, measure, table
 
 from titans import MemoryConfig, TitansConfig, TitansLM
+from titans.cli.main import main
 from titans.memory.layer import GateProjections
 from titans.tasks.needles import needles
 from titans.tasks.score import Score, score
@@ -36,8 +40,14 @@ def test_every_memory_leaks_by_so_much_and_no_longer_than_it_is_asked_to(model, 
         assert torch.equal(one(x)[2], theta)
 
 
-def test_the_questions_are_those_of_titans_eval(model):
+def test_the_questions_are_those_of_titans_eval(model, tmp_path, capsys):
+    model.save(tmp_path)
+    options = ("--kind", "pk", "--depths", "5", "--samples", "2", "--length", "700", "--json")
+    assert main(["eval", "needles", "--checkpoint", str(tmp_path), *options]) == 0
+    by_eval = json.loads(capsys.readouterr().out)["scores"]
     found = measure(model, "as trained", 700, 10)
+    assert list(found["right_by_depth"]) == [str(cell["depth"]) for cell in by_eval]
+    assert found["tokens_right"] == pytest.approx(fmean(cell["tokens_right"] for cell in by_eval))
     asked = [score(model, needles("pk", (), depth=d), 700, 2, seed=(0, round(1000 * d)), batch_size=2) for d in DEPTHS]
     tokens = [one.tokens_right for one in asked if one.tokens_right is not None]
     assert len(tokens) == 5
