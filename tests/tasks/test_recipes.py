@@ -2,6 +2,7 @@
 
 import pytest
 
+from titans.data.batches import IGNORED
 from titans.data.tokenizer import ByteTokenizer
 from titans.errors import TitansError
 from titans.models.config import VARIANTS
@@ -43,6 +44,12 @@ def test_babilong_hides_stories_in_the_text(documents):
     told, asked = text.split(b"\nWhat is it? ")
     answer = asked.split(b".")[0]
     assert b" The " + answer + b" it is." in told
+
+
+def test_babilong_ends_with_the_answers_alone(documents):
+    source = recipe("babilong").source(documents, TrainConfig(steps=8, batch_size=2, length=512), ByteTokenizer())
+    is_text_predicted = [float((source.next().labels != IGNORED).float().mean()) > 0.5 for _ in range(8)]
+    assert is_text_predicted == [True] * 6 + [False] * 2
 
 
 def test_babilong_without_stories(documents, monkeypatch):
