@@ -32,7 +32,6 @@ from titans.cli import corpus
 from titans.cli.comparison import RECALL_DEPTHS, RECALL_SAMPLES
 from titans.cli.findings import machine
 from titans.data.batches import BatchSource, DocumentBatches, MixedBatches
-from titans.data.needles import PassKeyBatches
 from titans.data.text import Document, split_documents
 from titans.files import read_json, write_json
 from titans.memory.config import MemoryConfig
@@ -40,12 +39,12 @@ from titans.models.config import VARIANTS, TitansConfig, Variant
 from titans.models.language_model import TitansLM
 from titans.models.presets import control_of
 from titans.report.metrics import METRICS_NAME, read_curve
+from titans.tasks.comparison_keys import PassKeyBatches, recall
 from titans.training.checkpoint import LINK
 from titans.training.config import TrainConfig
 from titans.training.evaluate import evaluate
 from titans.training.loop import train
 from titans.training.progress import Progress
-from titans.training.recall import recall
 
 RECALL_DISTANCES = (256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 TIMED_ROUNDS, TIMED_STEPS = 5, 4

@@ -19,7 +19,6 @@ import torch
 
 from titans.cli import corpus, findings
 from titans.data.batches import DocumentBatches, MixedBatches
-from titans.data.needles import CHANCE, LONGEST, PassKeyBatches
 from titans.data.text import Document, split_documents
 from titans.memory.config import MemoryConfig
 from titans.models.config import TitansConfig
@@ -29,13 +28,13 @@ from titans.models.presets import control_of
 from titans.report.html import write_report
 from titans.report.metrics import METRICS_NAME, read_curve
 from titans.report.results import Recall, Results, Training, TrainingPoint, write_results
+from titans.tasks.comparison_keys import CHANCE, LONGEST, PassKeyBatches, recall
 from titans.training.config import TrainConfig
 from titans.training.evaluate import Evaluation, evaluate
 from titans.training.interrupt import hold_interrupts
 from titans.training.loop import TrainResult, train
 from titans.training.optimizer import make_optimizer
 from titans.training.progress import Progress
-from titans.training.recall import recall
 from titans.training.stream import StreamMoment, stream
 
 ROWS, LENGTH, LEARNING_RATE = 4, 512, 3e-3

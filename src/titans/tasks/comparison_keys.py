@@ -1,4 +1,8 @@
-"""Pass keys hidden in text: training documents that ask for one, and long ones that test how far back it is found."""
+"""The pass keys of `titans compare`: training documents that ask for one, and long ones that test how far it is found.
+
+Beside rows of plain text they are read by rows of a fixed length, in which one document follows another; what `titans
+eval` asks is made of samples of one length (pass_keys.py, needles.py).
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -7,6 +11,8 @@ import numpy as np
 import torch
 
 from titans.data.batches import IGNORED, Batch, TokenDocument
+from titans.models.language_model import TitansLM
+from titans.tasks.filler import Filler
 
 QUESTION = "\n#key:"
 NEEDLE = QUESTION + "{key}\n"
@@ -15,26 +21,6 @@ ANSWER_WEIGHT = 20.0  # an answer is 5 bytes among hundreds; unweighted it takes
 CHANCE = 10.0**-KEY_DIGITS
 SHORTEST, LONGEST = 32, 4096  # tokens of a training document
 _SHORTEST_GAP = 8
-
-
-class Filler:
-    """Random stretches of real text."""
-
-    def __init__(self, documents: Sequence[TokenDocument]) -> None:
-        lengths = np.array([len(document) for document in documents], dtype=np.float64)
-        if not len(lengths):
-            raise ValueError("needles need at least one document to be hidden in")
-        self._documents, self._weights = documents, lengths / lengths.sum()
-
-    def stretch(self, length: int, random: np.random.Generator) -> np.ndarray:
-        """`length` tokens [length] int64: a stretch of one document, of several where one is too short."""
-        pieces, missing = [], length
-        while missing > 0:
-            document = self._documents[int(random.choice(len(self._documents), p=self._weights))]
-            start = int(random.integers(max(1, len(document) - missing + 1)))
-            pieces.append(document.tokens(start, min(start + missing, len(document))))
-            missing -= len(pieces[-1])
-        return np.concatenate([np.empty(0, np.int64), *pieces])
 
 
 class PassKeyBatches:
@@ -105,7 +91,7 @@ class PassKeyBatches:
         length = int(1 / random.uniform(1 / self._longest, 1 / self._shortest))
         key = _random_key(random)
         needle, question, answer = encode(NEEDLE.format(key=key)), encode(QUESTION), encode(key)
-        text = self._filler.stretch(max(1, length - 2 * len(needle)), random)
+        text = _text(self._filler, max(1, length - 2 * len(needle)), random)
         # Each answer states the key again, so a question is as far away as the gap before it is long.
         before, *gaps = _cuts(len(text), random)
         parts = iter(np.split(text, np.cumsum([before, *gaps])))
@@ -142,9 +128,47 @@ def haystack(filler: Filler, distance: int, depth: float, random: np.random.Gene
     if not 0 <= depth < 1:
         raise ValueError(f"depth is {depth}; it must be at least 0 and below 1")
     key = _random_key(random)
-    before = filler.stretch(round(distance * depth / (1 - depth)), random)
-    after = filler.stretch(distance, random)
+    before = _text(filler, round(distance * depth / (1 - depth)), random)
+    after = _text(filler, distance, random)
     return Haystack(np.concatenate([before, encode(NEEDLE.format(key=key)), after]), encode(QUESTION + key))
+
+
+@torch.no_grad()
+def recall(
+    model: TitansLM,
+    documents: Sequence[TokenDocument],
+    distance: int,
+    depth: float,
+    samples: int,
+    seed: int = 0,
+    piece: int = 2048,
+) -> float:
+    """Share of pass keys answered exactly, digit by digit and greedily.
+
+    Args:
+        documents: text to hide the keys in.
+        distance: tokens between key and question.
+        depth: place of the key in the text, from 0 (its beginning) to below 1.
+        samples: keys; all are read side by side, the state carried from piece to piece.
+        piece: tokens per call; memory does not grow with `distance`.
+    """
+    filler = Filler(documents)
+    random = np.random.default_rng([seed, distance, round(1000 * depth)])
+    stacks = [haystack(filler, distance, depth, random) for _ in range(samples)]
+    state = None
+    for tokens in zip(*(stack.pieces(piece) for stack in stacks), strict=True):
+        _, state = model(torch.from_numpy(np.stack(tokens)), state, logits_to_keep=1)
+    # Teacher forcing with an exact match is greedy decoding: one wrong digit is a wrong answer either way.
+    asked = torch.from_numpy(np.stack([stack.answer for stack in stacks]))
+    logits, _ = model(asked[:, :-1], state)
+    right = (logits[:, -KEY_DIGITS:].argmax(-1) == asked[:, -KEY_DIGITS:]).all(1)
+    return right.float().mean().item()
+
+
+def _text(filler: Filler, length: int, random: np.random.Generator) -> np.ndarray:
+    """A stretch's tokens [length] int64."""
+    stretches = filler.stretch(length, random)
+    return np.concatenate([np.empty(0, np.int64), *(one.document.tokens(one.start, one.stop) for one in stretches)])
 
 
 def _cuts(length: int, random: np.random.Generator) -> list[int]:
