@@ -223,3 +223,11 @@ def test_the_standard_library_is_there_without_its_tests() -> None:
     assert all(name.endswith(".py") for name in names)
     assert not any({"test", "tests", "site-packages", "idlelib"} & set(name.split("/")) for name in names)
     assert sum(map(len, documents)) > 5_000_000
+
+
+def test_a_part_of_the_standard_library_is_of_many_files_and_always_the_same() -> None:
+    drawn = standard_library_sources(most=1_000_000)
+    assert 900_000 < sum(map(len, drawn)) <= 1_000_000
+    assert max(map(len, drawn)) <= 50_000
+    assert len({document.name[0] for document in drawn}) > 10  # not the first ones of the alphabet
+    assert drawn == standard_library_sources(most=1_000_000)

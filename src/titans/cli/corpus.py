@@ -1,7 +1,8 @@
 """The text of a run, which `train` reads, and which `train --resume` and `eval` find again in the run's folder."""
 
+import logging
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,34 @@ if TYPE_CHECKING:
     from titans.tasks.recipes import Recipe
 
 _NAME = "run.json"
+_log = logging.getLogger("titans")
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The text of a run."""
+
+    text: "list[Document]" = field(default_factory=list)
+    beside: "list[Document]" = field(default_factory=list)
+    """trained on as well, never held out"""
+
+    def sides(self, seed: int) -> "tuple[list[Document], list[Document]]":
+        """Documents to train on, and those held out; none where there is no text."""
+        from titans.data.text import split_documents
+
+        train, held_out = split_documents(self.text, seed=seed) if self.text else ([], [])
+        return [*train, *self.beside], held_out
+
+
+def corpus_of(recipe: "Recipe | None", text: str | None, *, spool: Path, reuse: bool = False) -> Corpus:
+    """What a run of that recipe reads, given `--text`."""
+    from titans.data.text import standard_library_sources
+
+    if recipe is not None and not recipe.reads_text:
+        return Corpus()
+    found = documents(text, spool=spool, reuse=reuse)
+    size = 0 if recipe is None or text is None else min(recipe.sources_beside, sum(map(len, found)))
+    return Corpus(found, standard_library_sources(most=size) if size else [])
 
 
 def documents(text: str | None, *, spool: Path, reuse: bool = False) -> "list[Document]":
@@ -23,17 +52,20 @@ def documents(text: str | None, *, spool: Path, reuse: bool = False) -> "list[Do
     return standard_library_sources() if text is None else find_documents(local_text(text, spool=spool, reuse=reuse))
 
 
-def remember(run: Path, text: str | None, recipe: str | None, documents: "list[Document]") -> None:
+def remember(run: Path, text: str | None, recipe: str | None, corpus: Corpus) -> None:
     """Notes in the run's folder which text it reads, what that is like, and the recipe that it follows."""
     from titans.data.text import fingerprint
     from titans.files import write_json
 
     where = text if text in (None, "-") else str(Path(text).resolve())
-    write_json(run / _NAME, {"text": where, "recipe": recipe, "documents": fingerprint(documents)})
+    noted = fingerprint([*corpus.text, *corpus.beside])
+    write_json(run / _NAME, {"text": where, "recipe": recipe, "documents": noted})
+    if corpus.beside:
+        _log.info("beside the text %s bytes of Python's sources are read", f"{sum(map(len, corpus.beside)):,}")
 
 
-def remembered(run: Path) -> "list[Document]":
-    """The documents that a run was begun with.
+def remembered(run: Path) -> Corpus:
+    """What a run was begun with.
 
     Raises:
         TitansError: `run` is not a run of `titans train`, or its text is gone or another one by now.
@@ -44,9 +76,10 @@ def remembered(run: Path) -> "list[Document]":
     text, known = noted.get("text", ""), noted.get("documents")
     if text is not None and not (isinstance(text, str) and text):
         raise TitansError(f'{path} is damaged: its "text" names no file; put the path of the text there')
-    found = documents(text, spool=run, reuse=True)
-    if known is not None and fingerprint(found) != known:
-        name = "Python's standard library" if text is None else text
+    found = corpus_of(recipe_of(run), text, spool=run, reuse=True)
+    if known is not None and fingerprint([*found.text, *found.beside]) != known:
+        python = "Python's standard library"
+        name = python if text is None else f"{text} or {python}" if found.beside else text
         raise TitansError(f"{name} has changed since {run} was begun with it: restore it, or start a new run")
     return found
 
@@ -60,7 +93,6 @@ def held_out(folder: Path, instead: str) -> "list[Document]":
     Raises:
         TitansError: as `remembered`, there is no checkpoint, or it is of a task without text.
     """
-    from titans.data.text import split_documents
     from titans.training.checkpoint import find_checkpoint, read_settings, run_of
 
     checkpoint, run = find_checkpoint(folder), run_of(folder)
@@ -74,10 +106,10 @@ def held_out(folder: Path, instead: str) -> "list[Document]":
             f"{folder} has learned {recipe.task} and no text: ask it by titans eval {recipe.task}, with its options"
         )
     try:
-        documents = remembered(run)
+        corpus = remembered(run)
     except TitansError as error:
         raise TitansError(f"{error}; or name another text by {instead}") from error
-    return split_documents(documents, seed=read_settings(checkpoint).seed)[1]
+    return corpus.sides(read_settings(checkpoint).seed)[1]
 
 
 def text_tokenizer(checkpoint: Path, vocab_size: int) -> "Tokenizer":

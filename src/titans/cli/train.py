@@ -47,7 +47,7 @@ def run(
     """Trains, or goes on training.
 
     Args:
-        text: text file, folder, .gz or - for standard input
+        text: text file, folder, .gz or - for standard input; the recipe needles reads Python's sources beside it
         out: folder of the new run: checkpoint, metrics.jsonl
         recipe: a task to learn, with its own model and settings, unless given: needles, babilong, mqar,
             in-context-recall, noisy-recall, fuzzy-recall, copying, parity or S3; NAME-large on a GPU
@@ -112,9 +112,9 @@ def _begin(
         config = control_of(config) if as_large else config.replace(variant=known_variant)
     refuse_to_overwrite(out)
     with removed_on_failure(out, unless=out / LINK):
-        documents = corpus.documents(text, spool=out) if _reads_text(recipe) else []
-        corpus.remember(out, text, name, documents)
-        sides = _sides(documents, settings.seed)
+        read = corpus.corpus_of(recipe, text, spool=out)
+        corpus.remember(out, text, name, read)
+        sides = read.sides(settings.seed)
         tokenizer: Tokenizer = ByteTokenizer()
         if recipe is not None and recipe.vocabulary is not None:
             tokenizer = learn_pieces(recipe.vocabulary(sides[0]), config.vocab_size)
@@ -145,19 +145,8 @@ def _resume(run: Path) -> "TrainResult":
     checkpoint = find_checkpoint(run)
     settings = read_settings(checkpoint)
     recipe = corpus.recipe_of(run)
-    sides = _sides(corpus.remembered(run) if _reads_text(recipe) else [], settings.seed)
+    sides = corpus.remembered(run).sides(settings.seed)
     return _train(load_model(checkpoint), *sides, recipe, read_tokenizer(checkpoint), settings, run, resume=True)
-
-
-def _reads_text(recipe: "Recipe | None") -> bool:
-    return recipe is None or recipe.reads_text
-
-
-def _sides(documents: "list[Document]", seed: int) -> "tuple[list[Document], list[Document]]":
-    """Documents to train on, and those held out; none where a recipe reads no text."""
-    from titans.data.text import split_documents
-
-    return split_documents(documents, seed=seed) if documents else ([], [])
 
 
 def _train(

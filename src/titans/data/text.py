@@ -14,6 +14,7 @@ import sysconfig
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import BinaryIO
 
@@ -136,15 +137,25 @@ def fingerprint(documents: Iterable[Document]) -> str:
     return digest.hexdigest()
 
 
-def standard_library_sources(*, max_document_bytes: int = MAX_DOCUMENT_BYTES) -> list[Document]:
-    """The Python standard library's own source files: real text that every machine with Python has."""
+def standard_library_sources(
+    *, max_document_bytes: int = MAX_DOCUMENT_BYTES, most: int | None = None
+) -> list[Document]:
+    """The Python standard library's own source files: real text that every machine with Python has.
+
+    Args:
+        most: bytes, of files as they come by a hash of their names, none of them more than a twentieth; None: all.
+    """
     root = Path(sysconfig.get_path("stdlib"))
     left_out = frozenset({"site-packages", "dist-packages", "test", "tests", "idlelib", "__pycache__"})
     files = (file for file in _visible_files(root, left_out) if file.suffix == ".py")
     documents = _documents_of(root, files, max_document_bytes)
     if not documents:
         raise TitansError(f"{root} holds no Python sources: name a text of your own")
-    return documents
+    if most is None:
+        return documents
+    drawn = sorted((one for one in documents if 20 * len(one) <= most), key=lambda one: _fraction(one.name))
+    sizes = accumulate(map(len, drawn))
+    return [document for document, size in zip(drawn, sizes, strict=True) if size <= most]
 
 
 def split_documents(
