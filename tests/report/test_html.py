@@ -147,7 +147,7 @@ def test_each_task_has_a_figure_and_a_table(results):
     assert "needles n: in how many samples" in page.text
     assert "20 to 50 samples in each cell" in page.text
     assert "needles pk: in how many samples" in page.text
-    assert "Titans (MAG)2,097,152100%7.0%2% to 26%7.0%20" in page.text
+    assert "Titans (MAG)2,097,152100%7.0%2 to 26%7.0%20" in page.text
     assert "Titans (MAG)2,097,152any" not in page.text
     assert "neural long-term memory" in Page(render(Results(title="t", scores=results.scores))).text
 
@@ -159,7 +159,7 @@ def test_a_task_without_depths_has_no_heat_map_and_the_commands_are_shown():
     text = render(Results(title="t", scores=[score, replace(score, length=512)]))
     page = Page(text)
     assert text.count("<svg") == 1
-    assert "m512any50.0%24% to 76%75.0%10" in page.text
+    assert "m512any50.0%24 to 76%75.0%10" in page.text
     assert "by where in the text" not in page.text
     assert page.text.count("titans eval mqar") == 1
 

@@ -21,7 +21,7 @@ from titans.errors import TitansError
 from titans.files import locked
 from titans.models.language_model import TitansLM
 from titans.parsing import parse
-from titans.report.interval import interval
+from titans.report.interval import interval, spelled
 from titans.report.results import RESULTS_NAME, Results, TaskScore, read_results, write_results
 from titans.tasks.babilong import Babilong
 from titans.tasks.babilong_words import score_words
@@ -209,7 +209,6 @@ def show(task: str, checkpoint: Path, seed: int, cells: Sequence[Cell], *, as_js
         found = cell.score
         depth = "any" if cell.depth is None else f"{cell.depth:.0%}"
         tokens = "" if found.tokens_right is None else f"{found.tokens_right:.1%}"
-        low, high = cell.interval
-        sure = f"{100 * low:.0f} to {high:.0%}"
-        table.add_row(f"{found.length:,}", depth, str(found.samples), f"{found.right:.1%}", sure, tokens)
+        right = f"{found.right:.1%}", spelled(cell.interval)
+        table.add_row(f"{found.length:,}", depth, str(found.samples), *right, tokens)
     Console().print(table)

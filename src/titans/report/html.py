@@ -5,7 +5,7 @@ from pathlib import Path
 from titans.errors import TitansError
 from titans.files import write_text
 from titans.report import figures, heat_maps, page
-from titans.report.interval import interval
+from titans.report.interval import interval, spelled
 from titans.report.metrics import METRICS_NAME, read_metrics
 from titans.report.results import (
     RESULTS_NAME,
@@ -190,7 +190,7 @@ def _scores(results: Results, scores: list[TaskScore]) -> str:
                 f"{s.length:,}",
                 "any" if s.depth is None else f"{s.depth:.0%}",
                 f"{s.accuracy:.1%}",
-                "{:.0%} to {:.0%}".format(*interval(s.accuracy, s.samples)),
+                spelled(interval(s.accuracy, s.samples)),
                 "" if s.tokens_accuracy is None else f"{s.tokens_accuracy:.1%}",
                 f"{s.samples:,}",
             )

@@ -20,3 +20,9 @@ def interval(share: float, samples: int) -> tuple[float, float]:
     middle = (share + weight / 2) / (1 + weight)
     reach = sqrt(weight * (share * (1 - share) + weight / 4)) / (1 + weight)
     return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
+def spelled(bounds: tuple[float, float]) -> str:
+    """An interval as tables have it."""
+    low, high = bounds
+    return f"{100 * low:.0f} to {high:.0%}"
