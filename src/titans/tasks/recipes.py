@@ -101,7 +101,10 @@ def _needles(documents: Sequence[TokenDocument], settings: TrainConfig, tokenize
     keys = PassKeys(filler=Filler(documents), tokenizer=tokenizer)
     kinds = Mixed(tuple(needles(kind, documents, tokenizer, again=0.8) for kind in ("pk", "n", "w", "w")))
     return _stages(
-        settings, _Stage(keys, 512, 0.06, 0.05), _Stage(kinds, 1024, 0.74, 0.05), _Stage(kinds, 4096, 0.2, 0.05)
+        settings,
+        _Stage(keys, 512, share=0.06, text_weight=0.05),
+        _Stage(kinds, 1024, share=0.74, text_weight=0.05),
+        _Stage(kinds, 4096, share=0.2, text_weight=0.05),
     )
 
 
@@ -119,7 +122,12 @@ def _babilong(documents: Sequence[TokenDocument], settings: TrainConfig, tokeniz
             Babilong(task, text, split="train", mode="finetuned", earlier=0.8, tokenizer=tokenizer) for task in LABELS
         )
     )
-    return _stages(settings, _Stage(tasks, 128, 0.5, 0.05), _Stage(tasks, 512, 0.25, 0.05), _Stage(tasks, 4096, 0.25))
+    return _stages(
+        settings,
+        _Stage(tasks, 128, share=0.5, text_weight=0.05),
+        _Stage(tasks, 512, share=0.25, text_weight=0.05),
+        _Stage(tasks, 4096, share=0.25),
+    )
 
 
 def _told_and_asked(documents: Sequence[TokenDocument]) -> Iterator[str]:
@@ -137,7 +145,7 @@ def _parity(_documents: Sequence[TokenDocument], settings: TrainConfig, _tokeniz
 def _s3(_documents: Sequence[TokenDocument], settings: TrainConfig, _tokenizer: Tokenizer) -> Countable:
     """Words of up to 12 elements until they are right, then of up to 64."""
     task = WordProblem(group="S3", tokens_each=2)
-    return _stages(settings, _Stage(task, 24, 0.5), _Stage(task, 128, 0.5))
+    return _stages(settings, _Stage(task, 24, share=0.5), _Stage(task, 128, share=0.5))
 
 
 def _of_one_task(task: Task) -> Source:
