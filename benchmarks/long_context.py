@@ -199,7 +199,7 @@ class Table:
         there = (folder / RESULTS_NAME).exists()
         results = read_results(folder) if there else Results(title=title)
         earlier = (results.command or "").splitlines()
-        self._results = replace(results, command="\n".join([*(c for c in earlier if c != command), command]))
+        self._results = replace(results, command="\n".join(dict.fromkeys([*earlier, command])))
 
     def take(self, run: Run) -> None:
         """The scores and the size of a run, in place of those that were there."""
@@ -237,7 +237,9 @@ def execute(command: Sequence[str], log: Path, threads: int) -> int:
 
 
 def work(run: Run, commands: Sequence[list[str]], threads: int, table: Table, progress: Progress) -> None:
-    """Runs a run's commands one after the other."""
+    """Runs a run's commands one after the other, and has all its scores in the table."""
+    if (run.scores / RESULTS_NAME).exists():
+        table.take(run)
     log = run.folder.with_name(f"{run.folder.name}.log")
     for command in commands:
         code = execute(command, log, threads)

@@ -68,7 +68,7 @@ def ran(monkeypatch) -> list[str]:
 @pytest.fixture
 def work(tmp_path):
     folders = ("--jobs", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "results"))
-    return lambda *options: long_context.main(["parity", *options, *folders])
+    return lambda *options: long_context.main(["parity", *folders, *options])
 
 
 def test_models_are_trained_and_asked_once(tmp_path, ran, work, capsys):
@@ -95,6 +95,16 @@ def test_models_are_trained_and_asked_once(tmp_path, ran, work, capsys):
     work("--models", "lmm", "--seeds", "3", "--rates", "1e-4", "--longest", "8")
     assert "--learning-rate 0.0001" in ran[5]
     assert "Titans (LMM), rate 0.0001, seed 3" in read_results(tmp_path / "results" / "parity").models
+    capsys.readouterr()
+
+
+def test_what_has_been_measured_is_in_every_table(tmp_path, ran, work, capsys):
+    work("--models", "lmm", "--seeds", "3")
+    work("--models", "lmm", "--seeds", "3", "--out", str(tmp_path / "others"))
+    assert [command.split()[0] for command in ran] == ["train", "eval"]
+    one, other = (read_results(tmp_path / folder / "parity") for folder in ("results", "others"))
+    assert one.scores == other.scores
+    assert one.models == other.models
     capsys.readouterr()
 
 
