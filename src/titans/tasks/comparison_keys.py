@@ -1,4 +1,4 @@
-"""The pass keys of `titans compare`: training documents that ask for one, and long ones that test how far it is found.
+"""Pass keys of `titans quickstart`: training documents that ask for one, and long ones that test how far it is found.
 
 Beside rows of plain text they are read by rows of a fixed length, in which one document follows another; what `titans
 eval` asks is made of samples of one length (pass_keys.py, needles.py).
