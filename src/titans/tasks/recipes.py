@@ -97,14 +97,17 @@ def _stages(settings: TrainConfig, *stages: _Stage) -> InStages:
 
 
 def _needles(documents: Sequence[TokenDocument], settings: TrainConfig, tokenizer: Tokenizer) -> Countable:
-    """Short pass keys first, then all kinds with one needle, w twice as often: up to 1,024 tokens, and to 4,096."""
+    """Short pass keys first, then all kinds with one needle, w twice as often: up to 1,024 tokens, and to 4,096.
+
+    At last, as in BABILong, nothing counts but the answers.
+    """
     keys = PassKeys(filler=Filler(documents), tokenizer=tokenizer)
     kinds = Mixed(tuple(needles(kind, documents, tokenizer, again=0.8) for kind in ("pk", "n", "w", "w")))
     return _stages(
         settings,
         _Stage(keys, 512, share=0.06, text_weight=0.05),
         _Stage(kinds, 1024, share=0.74, text_weight=0.05),
-        _Stage(kinds, 4096, share=0.2, text_weight=0.05),
+        _Stage(kinds, 4096, share=0.2),
     )
 
 
