@@ -35,10 +35,11 @@ def test_none_where_no_text_is_given_or_the_recipe_wants_none(tmp_path, book, na
 
 
 def test_a_run_is_not_gone_on_with_beside_other_sources(tmp_path, book, monkeypatch):
-    found = corpus_of(recipe("needles"), str(book), spool=tmp_path)
+    needles = recipe("needles")
+    found = corpus_of(needles, str(book), spool=tmp_path)
     remember(tmp_path, str(book), "needles", found)
-    assert remembered(tmp_path) == found
+    assert remembered(tmp_path, needles) == found
     other = texts.standard_library_sources(most=20_000)
     monkeypatch.setattr(texts, "standard_library_sources", lambda **_: other)
     with pytest.raises(TitansError, match=r"book\.txt or Python's standard library has changed since"):
-        remembered(tmp_path)
+        remembered(tmp_path, needles)

@@ -64,8 +64,8 @@ def remember(run: Path, text: str | None, recipe: str | None, corpus: Corpus) ->
         _log.info("beside the text %s bytes of Python's sources are read", f"{sum(map(len, corpus.beside)):,}")
 
 
-def remembered(run: Path) -> Corpus:
-    """What a run was begun with.
+def remembered(run: Path, recipe: "Recipe | None") -> Corpus:
+    """What a run of that recipe was begun with.
 
     Raises:
         TitansError: `run` is not a run of `titans train`, or its text is gone or another one by now.
@@ -76,7 +76,7 @@ def remembered(run: Path) -> Corpus:
     text, known = noted.get("text", ""), noted.get("documents")
     if text is not None and not (isinstance(text, str) and text):
         raise TitansError(f'{path} is damaged: its "text" names no file; put the path of the text there')
-    found = corpus_of(recipe_of(run), text, spool=run, reuse=True)
+    found = corpus_of(recipe, text, spool=run, reuse=True)
     if known is not None and fingerprint([*found.text, *found.beside]) != known:
         python = "Python's standard library"
         name = python if text is None else f"{text} or {python}" if found.beside else text
@@ -106,7 +106,7 @@ def held_out(folder: Path, instead: str) -> "list[Document]":
             f"{folder} has learned {recipe.task} and no text: ask it by titans eval {recipe.task}, with its options"
         )
     try:
-        corpus = remembered(run)
+        corpus = remembered(run, recipe)
     except TitansError as error:
         raise TitansError(f"{error}; or name another text by {instead}") from error
     return corpus.sides(read_settings(checkpoint).seed)[1]

@@ -145,7 +145,7 @@ def _resume(run: Path) -> "TrainResult":
     checkpoint = find_checkpoint(run)
     settings = read_settings(checkpoint)
     recipe = corpus.recipe_of(run)
-    sides = corpus.remembered(run).sides(settings.seed)
+    sides = corpus.remembered(run, recipe).sides(settings.seed)
     return _train(load_model(checkpoint), *sides, recipe, read_tokenizer(checkpoint), settings, run, resume=True)
 
 
