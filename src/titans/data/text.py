@@ -12,6 +12,7 @@ import os
 import sys
 import sysconfig
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
@@ -164,7 +165,8 @@ def split_documents(
     """Splits documents into train and held-out, the same way every time.
 
     Several files: each goes to one side as a whole, by a hash of its name and `seed`, so that further files do not
-    move it; either side gets at least one. One file: its last `held_out` part, in bytes, is held out.
+    move it; either side gets at least one. None is held out by chance that is more than twice `held_out` of the text,
+    and if none is, then the one whose size comes nearest to that part. One file: its last `held_out` part, in bytes.
 
     Raises:
         TitansError: there is too little text for either side to have anything to predict.
@@ -177,12 +179,18 @@ def split_documents(
 
 
 def _split(documents: Sequence[Document], held_out: float, seed: int) -> tuple[list[Document], list[Document]]:
-    names = {document.name for document in documents}
-    if len(names) == 1:
+    sizes = Counter[str]()
+    for document in documents:
+        sizes[document.name] += len(document)
+    if len(sizes) == 1:
         return _split_by_position(documents, held_out)
-    ranks = {name: _fraction(f"{seed}/{name}") for name in names}
-    lowest, highest = min(names, key=ranks.__getitem__), max(names, key=ranks.__getitem__)
-    chosen = ({name for name in names if ranks[name] < held_out} | {lowest}) - {highest}
+    ranks = {name: _fraction(f"{seed}/{name}") for name in sizes}
+    share = held_out * sizes.total()
+    chosen = {name for name, size in sizes.items() if ranks[name] < held_out and size <= 2 * share}
+    if not chosen:
+        chosen = {min(sizes, key=lambda name: (abs(sizes[name] - share), ranks[name]))}
+    if len(chosen) == len(sizes):
+        chosen.remove(max(sizes, key=ranks.__getitem__))
     train = [document for document in documents if document.name not in chosen]
     return train, [document for document in documents if document.name in chosen]
 
