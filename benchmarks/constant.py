@@ -24,6 +24,7 @@ import torch
 from titans.cli import corpus
 from titans.cli.findings import machine
 from titans.data.text import Document
+from titans.errors import TitansError
 from titans.files import write_json
 from titans.models.config import VARIANTS
 from titans.models.language_model import TitansLM
@@ -109,6 +110,13 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.tokens <= SETTLED:
         parser.error(f"--tokens must be more than {SETTLED:,}")
+    try:
+        _measure(arguments)
+    except TitansError as error:
+        raise SystemExit(str(error)) from None
+
+
+def _measure(arguments: argparse.Namespace) -> None:
     documents = corpus.documents(arguments.text, spool=Path("runs/constant"))
     names = arguments.checkpoint or [v for v in VARIANTS if v != "attention"]
     command, results = shlex.join(["python", "benchmarks/constant.py", *sys.argv[1:]]), []

@@ -26,7 +26,9 @@ import long_context_tables
 from long_context_page import write_page
 
 from titans.baselines import NAMES, BaselineConfig, baseline_like, load_model
+from titans.cli.corpus import require_as_begun
 from titans.cli.processors import processors
+from titans.errors import TitansError
 from titans.files import read_json
 from titans.models.config import VARIANTS, TitansConfig
 from titans.models.presets import control_of
@@ -149,6 +151,10 @@ class Run:
         """Refuses what is there if `train` would make something else by now."""
         if not (self.folder / LINK).exists():
             return
+        try:
+            require_as_begun(self.folder)
+        except TitansError as error:
+            raise SystemExit(str(error)) from None
         settings = replace(recipe(self.recipe).settings, seed=self.seed)
         settings = settings if self.rate is None else replace(settings, learning_rate=self.rate)
         expected, found = self.config, read_json(self.folder / LINK / "config.json")
@@ -266,6 +272,9 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(given)
     if options.jobs < 1:
         parser.error(f"--jobs is {options.jobs}; it must be at least 1")
+    shortest = min(length for question in QUESTIONS[options.recipe] for length in question.lengths)
+    if options.longest < shortest:
+        parser.error(f"--longest is {options.longest}; it must be at least {shortest}, the shortest sample's")
     for name in ("text", "haystack"):
         path = getattr(options, name)
         if path is not None and not Path(path).exists():

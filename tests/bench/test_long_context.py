@@ -147,6 +147,13 @@ def test_without_jobs_nothing_is_done(capsys):
     assert "--jobs is 0; it must be at least 1" in capsys.readouterr().err
 
 
+def test_a_longest_that_leaves_no_question_is_refused_before_the_training(ran, work, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        work("--longest", "7")
+    assert "--longest is 7; it must be at least 8, the shortest sample's" in capsys.readouterr().err
+    assert not ran
+
+
 def test_what_fails_is_said_and_the_others_go_on(tmp_path, ran, work, capsys):
     (tmp_path / "runs" / "parity").mkdir(parents=True)
     (tmp_path / "runs" / "parity" / "lmm-0").write_text("in the way")
@@ -172,6 +179,14 @@ def test_what_the_recipe_would_not_make_any_more_is_refused(model, ran, work, mo
     monkeypatch.setitem(RECIPES, "parity", known)
     work("--models", model, "--seeds", "0")
     assert len(ran) == 2
+    capsys.readouterr()
+
+
+def test_a_run_that_was_taught_otherwise_is_refused(ran, work, monkeypatch, capsys):
+    work("--models", "lmm", "--seeds", "0")
+    monkeypatch.setitem(RECIPES, "parity", replace(RECIPES["parity"], source=RECIPES["S3"].source))
+    with pytest.raises(SystemExit, match="lmm-0 was begun when its recipe for state-tracking taught otherwise"):
+        work("--models", "lmm", "--seeds", "0")
     capsys.readouterr()
 
 

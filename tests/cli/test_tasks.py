@@ -416,6 +416,17 @@ def test_a_recipe_is_not_gone_on_with_in_another_text(tmp_path, text, capsys):
     assert "book.txt or Python's standard library has changed since" in capsys.readouterr().err
 
 
+def test_a_recipe_that_teaches_otherwise_by_now_is_not_gone_on_with(tmp_path, text, capsys, monkeypatch):
+    assert run("train", *QUICK, "--text", text, "--out", tmp_path / "run") == 0
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setitem(RECIPES, "needles", replace(recipe("needles"), source=recipe("copying").source))
+        assert run("train", "--resume", tmp_path / "run") == 2
+        assert "was begun when its recipe for needles taught otherwise" in capsys.readouterr().err
+    assert run("train", "--resume", tmp_path / "run") == 0
+    capsys.readouterr()
+
+
 def test_every_recipe_learns_a_task_that_can_be_asked():
     assert {recipe.task for recipe in RECIPES.values()} <= set(TASKS)
 

@@ -1,5 +1,7 @@
 """Every recipe has a model that knows its tokens, gives batches, and says how many."""
 
+from dataclasses import replace
+
 import pytest
 
 from titans.data.batches import IGNORED
@@ -7,6 +9,7 @@ from titans.data.tokenizer import ByteTokenizer
 from titans.errors import TitansError
 from titans.models.config import VARIANTS
 from titans.models.presets import num_parameters
+from titans.tasks import recipes
 from titans.tasks.recipes import RECIPES, recipe
 from titans.training.config import TrainConfig
 
@@ -51,6 +54,26 @@ def test_what_hides_in_text_ends_with_the_answers_alone(name, documents):
     source = recipe(name).source(documents, TrainConfig(steps=8, batch_size=2, length=512), ByteTokenizer())
     is_text_predicted = [bool((source.next().labels != IGNORED).float().mean() > 0.9) for _ in range(8)]
     assert is_text_predicted == [True] * 6 + [False] * 2
+
+
+@pytest.mark.parametrize(
+    ("number", "change"),
+    [(0, {"text_weight": 0.1}), (2, {"text_weight": 0.05}), (2, {"longest": 2048}), (1, {"share": 0.3})],
+)
+def test_a_stage_that_teaches_otherwise_changes_the_fingerprint(number, change, monkeypatch):
+    def changed(settings, *stages):
+        return original(settings, *stages[:number], replace(stages[number], **change), *stages[number + 1 :])
+
+    before, original = recipe("needles").fingerprint, recipes._stages
+    assert recipe("needles").fingerprint == before
+    monkeypatch.setattr(recipes, "_stages", changed)
+    assert recipe("needles").fingerprint != before
+
+
+def test_every_recipe_has_a_fingerprint_of_its_own():
+    small = [found.fingerprint for name, found in RECIPES.items() if not name.endswith("-large")]
+    assert len(set(small)) == len(small)
+    assert replace(recipe("needles"), sources_beside=1).fingerprint not in small
 
 
 def test_babilong_without_stories(documents, monkeypatch):

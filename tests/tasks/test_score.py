@@ -55,6 +55,12 @@ def test_all_right(task):
     assert (found.right, found.tokens_right, found.samples, found.length) == (1.0, 1.0, 5, 700)
 
 
+@pytest.mark.parametrize("option", ["samples", "batch_size", "piece"])
+def test_nothing_to_ask_is_refused(option, task):
+    with pytest.raises(ValueError, match=f"{option} is 0; it must be at least 1"):
+        score(Oracle(), task, 700, **{"samples": 5, option: 0})
+
+
 def test_what_is_no_number_is_no_answer(task):
     with pytest.raises(NonFiniteError, match="NaN or infinite logits"):
         score(Oracle(spoilt=True), task, 700, 1)

@@ -56,10 +56,16 @@ def remember(run: Path, text: str | None, recipe: str | None, corpus: Corpus) ->
     """Notes in the run's folder which text it reads, what that is like, and the recipe that it follows."""
     from titans.data.text import fingerprint
     from titans.files import write_json
+    from titans.tasks.recipes import recipe as named
 
     where = text if text in (None, "-") else str(Path(text).resolve())
-    noted = fingerprint([*corpus.text, *corpus.beside])
-    write_json(run / _NAME, {"text": where, "recipe": recipe, "documents": noted})
+    noted = {
+        "text": where,
+        "recipe": recipe,
+        "documents": fingerprint([*corpus.text, *corpus.beside]),
+        "batches": None if recipe is None else named(recipe).fingerprint,
+    }
+    write_json(run / _NAME, noted)
     if corpus.beside:
         _log.info("beside the text %s bytes of Python's sources are read", f"{sum(map(len, corpus.beside)):,}")
 
@@ -82,6 +88,21 @@ def remembered(run: Path, recipe: "Recipe | None") -> Corpus:
         name = python if text is None else f"{text} or {python}" if found.beside else text
         raise TitansError(f"{name} has changed since {run} was begun with it: restore it, or start a new run")
     return found
+
+
+def require_as_begun(run: Path) -> "Recipe | None":
+    """The recipe that a run follows, `recipe_of`, if it still teaches what it did.
+
+    Raises:
+        TitansError: it does not, or as `recipe_of`.
+    """
+    recipe, known = recipe_of(run), _noted(run).get("batches")
+    if recipe is not None and known is not None and recipe.fingerprint != known:
+        raise TitansError(
+            f"{run} was begun when its recipe for {recipe.task} taught otherwise (another version of titans or of its "
+            "data): go on with that one, or start a new run"
+        )
+    return recipe
 
 
 def held_out(folder: Path, instead: str) -> "list[Document]":

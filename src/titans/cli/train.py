@@ -144,7 +144,7 @@ def _resume(run: Path) -> "TrainResult":
 
     checkpoint = find_checkpoint(run)
     settings = read_settings(checkpoint)
-    recipe = corpus.recipe_of(run)
+    recipe = corpus.require_as_begun(run)
     sides = corpus.remembered(run, recipe).sides(settings.seed)
     return _train(load_model(checkpoint), *sides, recipe, read_tokenizer(checkpoint), settings, run, resume=True)
 

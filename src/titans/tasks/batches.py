@@ -33,6 +33,11 @@ class Lengths:
 class Countable(BatchSource, Protocol):
     """A source that knows how much it will give."""
 
+    @property
+    def stages(self) -> "Sequence[tuple[Countable, int]]":
+        """The sources that it is made of, each with the number of its batches; 0: as many as are asked for."""
+        ...
+
     def count(self, batches: int) -> int:
         """Tokens of its first batches."""
         ...
@@ -59,6 +64,11 @@ class SampleBatches:
         self._rows, self._window, self._text_weight = batch_size, window, text_weight
         self._group, self._done = 0, 0  # the group being read, and how many of its windows
         self._windows = self._begin()
+
+    @property
+    def stages(self) -> Sequence[tuple[Countable, int]]:
+        """Itself."""
+        return [(self, 0)]
 
     def next(self) -> Batch:
         """The next batch; there is no last one."""
@@ -127,29 +137,30 @@ class InStages:
 
     def __init__(self, stages: Sequence[tuple[Countable, int]]) -> None:
         """stages: sources, each with the number of its batches; the last one goes on for as long as it can."""
-        self._stages, self._stage, self._left = stages, 0, stages[0][1]
+        self.stages: Sequence[tuple[Countable, int]] = stages
+        self._stage, self._left = 0, stages[0][1]
 
     def next(self) -> Batch:
         """The next batch. The first one of a source begins every row anew."""
-        while self._left == 0 and self._stage + 1 < len(self._stages):
+        while self._left == 0 and self._stage + 1 < len(self.stages):
             self._stage += 1
-            self._left = self._stages[self._stage][1]
+            self._left = self.stages[self._stage][1]
         self._left = max(0, self._left - 1)
-        return self._stages[self._stage][0].next()
+        return self.stages[self._stage][0].next()
 
     def count(self, batches: int) -> int:
         """Tokens of the first `batches` batches."""
         tokens = 0
-        for number, (source, size) in enumerate(self._stages):
-            here = batches if number + 1 == len(self._stages) else min(batches, size)
+        for number, (source, size) in enumerate(self.stages):
+            here = batches if number + 1 == len(self.stages) else min(batches, size)
             tokens, batches = tokens + source.count(here), batches - here
         return tokens
 
     def state_dict(self) -> dict:
         """The stage, how many batches it has left, and where its source is."""
-        return {"stage": self._stage, "left": self._left, "source": self._stages[self._stage][0].state_dict()}
+        return {"stage": self._stage, "left": self._left, "source": self.stages[self._stage][0].state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
         """Goes on from a `state_dict` of the same stages."""
         self._stage, self._left = state["stage"], state["left"]
-        self._stages[self._stage][0].load_state_dict(state["source"])
+        self.stages[self._stage][0].load_state_dict(state["source"])

@@ -3,13 +3,14 @@
 Their sizes are for two processor cores; each has a larger one for a GPU beside it, `NAME-large`.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from titans.data.batches import TokenDocument
 from titans.data.pieces import text_of
-from titans.data.tokenizer import Tokenizer
+from titans.data.tokenizer import ByteTokenizer, Tokenizer
 from titans.errors import TitansError
 from titans.memory.config import MemoryConfig
 from titans.models.config import TitansConfig
@@ -18,7 +19,7 @@ from titans.tasks.babi import LABELS, babi_folder, read_questions
 from titans.tasks.babilong import Babilong
 from titans.tasks.batches import Countable, InStages, Lengths, SampleBatches
 from titans.tasks.copying import SelectiveCopying
-from titans.tasks.filler import Filler
+from titans.tasks.filler import Filler, Repeated
 from titans.tasks.mad import FuzzyRecall, InContextRecall, noisy_recall
 from titans.tasks.mqar import MQAR
 from titans.tasks.needles import needles
@@ -29,6 +30,8 @@ from titans.training.config import TrainConfig
 
 Source = Callable[[Sequence[TokenDocument], TrainConfig, Tokenizer], Countable]
 """Makes the batches, from the text to hide things in, if there is any, in the tokenizer's tokens."""
+
+_COMPARED_BATCHES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,19 @@ class Recipe:
     vocabulary: Callable[[Sequence[TokenDocument]], Iterable[str]] | None = None
     """what the model's vocabulary of pieces is learned from, given the text as bytes; None: it reads bytes"""
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of how each stage begins with a text that never changes: who teaches otherwise has another one."""
+        tokenizer = ByteTokenizer()
+        text = Repeated(tokenizer.encode('It was said once. "Where?" She asked 12 times, and nobody knew.\n'))
+        digest = hashlib.sha256(str(self.sources_beside).encode())
+        for stage, batches in self.source([text], self.settings, tokenizer).stages:
+            digest.update(f"/{batches}/".encode())
+            for batch in (stage.next() for _ in range(_COMPARED_BATCHES)):
+                for tensor in (batch.tokens, batch.labels, batch.weights):
+                    digest.update(b"" if tensor is None else tensor.numpy().tobytes())
+        return digest.hexdigest()
+
 
 def recipe(name: str) -> Recipe:
     """The recipe of that name.
@@ -69,7 +85,7 @@ class _Stage:
 
     task: Task
     longest: int
-    """tokens of its longest sample"""
+    """tokens of its longest sample, or of the shortest that there is"""
     share: float
     """of all steps"""
     text_weight: float = 0.0
@@ -83,7 +99,7 @@ def _stages(settings: TrainConfig, *stages: _Stage) -> InStages:
             (
                 SampleBatches(
                     stage.task,
-                    Lengths(shortest=stage.task.shortest, longest=stage.longest),
+                    Lengths(shortest=stage.task.shortest, longest=max(stage.longest, stage.task.shortest)),
                     settings.batch_size,
                     settings.length,
                     settings.seed * len(stages) + number,  # so that no stage repeats the samples of another

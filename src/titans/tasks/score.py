@@ -86,8 +86,12 @@ def score(
         progress: counts tokens.
 
     Raises:
+        ValueError: a number is below 1.
         NonFiniteError: the model predicts NaN or infinite logits.
     """
+    for name, value in {"samples": samples, "batch_size": batch_size, "piece": piece}.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
     random = random_of(seed, length)
     right = tokens_right = asked = 0
     with evaluating(model):
