@@ -21,6 +21,18 @@ def tokens(rows=2, length=70):
     return torch.randint(256, (rows, length), generator=torch.Generator().manual_seed(1))
 
 
+@pytest.mark.parametrize("dim", [32, 256])
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_suit_the_width(name, dim):
+    torch.manual_seed(0)
+    model = BaselineLM(BaselineConfig(name=name, dim=dim, num_layers=2, num_heads=2))
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv1d)]
+    ratios = [layer.weight.std().item() * (3 * layer.weight[0].numel()) ** 0.5 for layer in layers]
+    assert min(ratios) > 0.8
+    if not name.startswith("mamba"):  # they bring weights of their own
+        assert max(ratios) < 1.2
+
+
 def test_any_split_equals_one_call(model):
     x = tokens()
     with torch.no_grad():

@@ -6,6 +6,7 @@ plain PyTorch: Mamba token by token, Mamba-2 and gated delta in chunks.
 
 import logging
 import math
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -27,6 +28,7 @@ from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDel
 
 from titans.baselines.config import BaselineConfig
 
+_Model = TypeVar("_Model", bound=nn.Module)
 CHUNK_SIZE, HEAD_DIM = 64, 64  # of Mamba-2; gated delta has chunks as long
 
 
@@ -35,19 +37,18 @@ def build(config: BaselineConfig) -> nn.Module:
     logging.getLogger("transformers.integrations.hub_kernels").addFilter(_worth_saying)
     match config.name:
         case "llama":
-            return LlamaModel(LlamaConfig(**_sizes(config), **_attention(config)))
+            return _begun(LlamaModel(LlamaConfig(**_sizes(config), **_attention(config))))
         case "llama-swa":
-            return MistralModel(
-                MistralConfig(**_sizes(config), **_attention(config), sliding_window=config.window_size)
-            )
+            settings = MistralConfig(**_sizes(config), **_attention(config), sliding_window=config.window_size)
+            return _begun(MistralModel(settings))
         case "mamba":
             return _mamba(config)
         case "mamba2":
             return _mamba2(config)
         case "gated-delta-neg":
-            return _negative_delta(config)
+            return _begun(_negative_delta(config))
         case _:
-            return _gated_delta(config)
+            return _begun(_gated_delta(config))
 
 
 def _sizes(config: BaselineConfig) -> dict:
@@ -100,9 +101,7 @@ def _gated_delta(config: BaselineConfig) -> Qwen3NextModel:
         **_delta_heads(config),
         layer_types=["full_attention" if config.attends(i) else "linear_attention" for i in range(config.num_layers)],
     )
-    model = Qwen3NextModel(settings)
-    _begin_slow(model)
-    return model
+    return Qwen3NextModel(settings)
 
 
 def _negative_delta(config: BaselineConfig) -> OlmoHybridModel:
@@ -128,15 +127,20 @@ def _delta_heads(config: BaselineConfig) -> dict:
 
 
 @torch.no_grad()
-def _begin_slow(model: Qwen3NextModel) -> None:
-    """Steps from 0.001 to 0.1, as in Mamba-2 and Gated DeltaNet.
+def _begun(model: _Model) -> _Model:
+    """The same with weights that suit its width, those that PyTorch gives to layers, as in ours.
 
-    Qwen3-Next itself begins with steps of 1.3: most heads would forget everything within a token.
+    transformers has normal ones of 0.02 whatever the width, which are PyTorch's for 833 channels and a fifth of them
+    for 32 (its Mambas bring their own). And Qwen3-Next begins with steps of 1.3, so that most heads would forget
+    everything within a token: here they are 0.001 to 0.1, as in Mamba-2 and Gated DeltaNet.
     """
     for module in model.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            module.reset_parameters()
         if isinstance(module, Qwen3NextGatedDeltaNet):
             step = torch.empty_like(module.dt_bias).uniform_(math.log(0.001), math.log(0.1)).exp()
             module.dt_bias.copy_(step + torch.log(-torch.expm1(-step)))  # the inverse of softplus
+    return model
 
 
 def _worth_saying(record: logging.LogRecord) -> bool:
