@@ -22,15 +22,14 @@ def tokens(rows=2, length=70):
 
 
 @pytest.mark.parametrize("dim", [32, 256])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "gated-delta-neg"])
 def test_weights_suit_the_width(name, dim):
     torch.manual_seed(0)
     model = BaselineLM(BaselineConfig(name=name, dim=dim, num_layers=2, num_heads=2))
     layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear | torch.nn.Conv1d)]
     ratios = [layer.weight.std().item() * (3 * layer.weight[0].numel()) ** 0.5 for layer in layers]
     assert min(ratios) > 0.8
-    if not name.startswith("mamba"):  # they bring weights of their own
-        assert max(ratios) < 1.2
+    assert max(ratios) < (4 if name.startswith("mamba") else 1.2)  # they bring weights of their own
 
 
 def test_any_split_equals_one_call(model):
