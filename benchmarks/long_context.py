@@ -151,10 +151,6 @@ class Run:
         """Refuses what is there if `train` would make something else by now."""
         if not (self.folder / LINK).exists():
             return
-        try:
-            require_as_begun(self.folder)
-        except TitansError as error:
-            raise SystemExit(str(error)) from None
         settings = replace(recipe(self.recipe).settings, seed=self.seed)
         settings = settings if self.rate is None else replace(settings, learning_rate=self.rate)
         expected, found = self.config, read_json(self.folder / LINK / "config.json")
@@ -163,6 +159,10 @@ class Run:
                 f"{self.folder} holds another model than the recipe {self.recipe} makes now, or one trained otherwise: "
                 "move it away, or name another folder by --runs"
             )
+        try:
+            require_as_begun(self.folder, settings)
+        except TitansError as error:
+            raise SystemExit(str(error)) from None
 
     def is_trained(self) -> bool:
         """Whether the last step has been taken."""

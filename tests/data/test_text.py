@@ -171,12 +171,12 @@ def test_two_files_give_one_to_each_side(tmp_path: Path, seed: int) -> None:
     assert len(train) == len(held_out) == 1
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(40))
 def test_what_is_held_out_of_a_few_files_is_near_a_tenth(tmp_path: Path, seed: int) -> None:
-    for name, size in {"bible": 4100, "novel": 3300, "another": 3300, "short": 1250, "readme": 300}.items():
+    for name, size in {"bible": 4100, "novel": 3300, "another": 3300, "short": 1250, "readme": 1}.items():
         (tmp_path / name).write_text("x" * size)
     _, held_out = split_documents(find_documents(tmp_path, max_document_bytes=1000), seed=seed)
-    assert {document.name for document in held_out} <= {"short", "readme"}
+    assert 1250 <= sum(map(len, held_out)) <= 1251
 
 
 @pytest.mark.parametrize("max_document_bytes", [16, 1 << 20])

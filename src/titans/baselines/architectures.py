@@ -131,9 +131,9 @@ def _begun(model: _Model) -> _Model:
     """The same with weights that suit its width, those that PyTorch gives to layers, as in ours.
 
     transformers has normal ones of 0.02 whatever the width, which are PyTorch's for 833 channels and a fifth of them
-    for 32 (its Mambas bring their own; of OLMo Hybrid's they teach parity better). And Qwen3-Next begins with steps of
-    1.3, so that most heads would forget everything within a token: here they are 0.001 to 0.1, as in Mamba-2 and Gated
-    DeltaNet.
+    for 32 (its Mambas bring their own; OLMo Hybrid keeps them, and learns parity with them). And Qwen3-Next begins with
+    steps of 1.3, so that most heads would forget everything within a token: here they are 0.001 to 0.1, as in Mamba-2
+    and Gated DeltaNet.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv1d):

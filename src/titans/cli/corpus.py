@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from titans.data.tokenizer import Tokenizer
     from titans.tasks.catalogue import Choices
     from titans.tasks.recipes import Recipe
+    from titans.training.config import TrainConfig
 
 _NAME = "run.json"
 _log = logging.getLogger("titans")
@@ -52,7 +54,7 @@ def documents(text: str | None, *, spool: Path, reuse: bool = False) -> "list[Do
     return standard_library_sources() if text is None else find_documents(local_text(text, spool=spool, reuse=reuse))
 
 
-def remember(run: Path, text: str | None, recipe: str | None, corpus: Corpus) -> None:
+def remember(run: Path, text: str | None, recipe: str | None, corpus: Corpus, settings: "TrainConfig") -> None:
     """Notes in the run's folder which text it reads, what that is like, and the recipe that it follows."""
     from titans.data.text import fingerprint
     from titans.files import write_json
@@ -62,19 +64,20 @@ def remember(run: Path, text: str | None, recipe: str | None, corpus: Corpus) ->
     noted = {
         "text": where,
         "recipe": recipe,
-        "documents": fingerprint([*corpus.text, *corpus.beside]),
-        "batches": None if recipe is None else named(recipe).fingerprint,
+        "documents": fingerprint(chain(*corpus.sides(settings.seed))),
+        "batches": None if recipe is None else named(recipe).fingerprint(settings),
     }
     write_json(run / _NAME, noted)
     if corpus.beside:
         _log.info("beside the text %s bytes of Python's sources are read", f"{sum(map(len, corpus.beside)):,}")
 
 
-def remembered(run: Path, recipe: "Recipe | None") -> Corpus:
-    """What a run of that recipe was begun with.
+def remembered(run: Path, recipe: "Recipe | None", seed: int) -> "tuple[list[Document], list[Document]]":
+    """What a run of that recipe was begun with: documents to train on, and those held out.
 
     Raises:
-        TitansError: `run` is not a run of `titans train`, or its text is gone or another one by now.
+        TitansError: `run` is not a run of `titans train`, or its text is gone, or another one or divided otherwise by
+            now.
     """
     from titans.data.text import fingerprint
 
@@ -83,21 +86,25 @@ def remembered(run: Path, recipe: "Recipe | None") -> Corpus:
     if text is not None and not (isinstance(text, str) and text):
         raise TitansError(f'{path} is damaged: its "text" names no file; put the path of the text there')
     found = corpus_of(recipe, text, spool=run, reuse=True)
-    if known is not None and fingerprint([*found.text, *found.beside]) != known:
+    sides = found.sides(seed)
+    if known is not None and fingerprint(chain(*sides)) != known:
         python = "Python's standard library"
         name = python if text is None else f"{text} or {python}" if found.beside else text
-        raise TitansError(f"{name} has changed since {run} was begun with it: restore it, or start a new run")
-    return found
+        raise TitansError(
+            f"{name} has changed since {run} was begun with it, or is divided otherwise by now: restore it, or start a "
+            "new run"
+        )
+    return sides
 
 
-def require_as_begun(run: Path) -> "Recipe | None":
+def require_as_begun(run: Path, settings: "TrainConfig") -> "Recipe | None":
     """The recipe that a run follows, `recipe_of`, if it still teaches what it did.
 
     Raises:
         TitansError: it does not, or as `recipe_of`.
     """
     recipe, known = recipe_of(run), _noted(run).get("batches")
-    if recipe is not None and known is not None and recipe.fingerprint != known:
+    if recipe is not None and recipe.fingerprint(settings) != known:
         raise TitansError(
             f"{run} was begun when its recipe for {recipe.task} taught otherwise (another version of titans or of its "
             "data): go on with that one, or start a new run"
@@ -127,10 +134,9 @@ def held_out(folder: Path, instead: str) -> "list[Document]":
             f"{folder} has learned {recipe.task} and no text: ask it by titans eval {recipe.task}, with its options"
         )
     try:
-        corpus = remembered(run, recipe)
+        return remembered(run, recipe, read_settings(checkpoint).seed)[1]
     except TitansError as error:
         raise TitansError(f"{error}; or name another text by {instead}") from error
-    return corpus.sides(read_settings(checkpoint).seed)[1]
 
 
 def text_tokenizer(checkpoint: Path, vocab_size: int) -> "Tokenizer":

@@ -113,7 +113,7 @@ def _begin(
     refuse_to_overwrite(out)
     with removed_on_failure(out, unless=out / LINK):
         read = corpus.corpus_of(recipe, text, spool=out)
-        corpus.remember(out, text, name, read)
+        corpus.remember(out, text, name, read, settings)
         sides = read.sides(settings.seed)
         tokenizer: Tokenizer = ByteTokenizer()
         if recipe is not None and recipe.vocabulary is not None:
@@ -144,8 +144,8 @@ def _resume(run: Path) -> "TrainResult":
 
     checkpoint = find_checkpoint(run)
     settings = read_settings(checkpoint)
-    recipe = corpus.require_as_begun(run)
-    sides = corpus.remembered(run, recipe).sides(settings.seed)
+    recipe = corpus.require_as_begun(run, settings)
+    sides = corpus.remembered(run, recipe, settings.seed)
     return _train(load_model(checkpoint), *sides, recipe, read_tokenizer(checkpoint), settings, run, resume=True)
 
 

@@ -164,9 +164,10 @@ def split_documents(
 ) -> tuple[list[Document], list[Document]]:
     """Splits documents into train and held-out, the same way every time.
 
-    Several files: each goes to one side as a whole, by a hash of its name and `seed`, so that further files do not
-    move it; either side gets at least one. None is held out by chance that is more than twice `held_out` of the text,
-    and if none is, then the one whose size comes nearest to that part. One file: its last `held_out` part, in bytes.
+    Several files: each goes to one side as a whole, by a hash of its name and `seed`, so that further files seldom
+    move it, and either side gets at least one. None is held out by chance that is more than twice `held_out` of the
+    text; where chance leaves less than half of that part, so is the one whose size comes nearest to it. One file: its
+    last `held_out` part, in bytes.
 
     Raises:
         TitansError: there is too little text for either side to have anything to predict.
@@ -187,8 +188,8 @@ def _split(documents: Sequence[Document], held_out: float, seed: int) -> tuple[l
     ranks = {name: _fraction(f"{seed}/{name}") for name in sizes}
     share = held_out * sizes.total()
     chosen = {name for name, size in sizes.items() if ranks[name] < held_out and size <= 2 * share}
-    if not chosen:
-        chosen = {min(sizes, key=lambda name: (abs(sizes[name] - share), ranks[name]))}
+    if sum(sizes[name] for name in chosen) < share / 2:
+        chosen.add(min(sizes.keys() - chosen, key=lambda name: (abs(sizes[name] - share), ranks[name])))
     if len(chosen) == len(sizes):
         chosen.remove(max(sizes, key=ranks.__getitem__))
     train = [document for document in documents if document.name not in chosen]

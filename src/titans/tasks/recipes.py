@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 
+import numpy as np
+
 from titans.data.batches import TokenDocument
 from titans.data.pieces import text_of
 from titans.data.tokenizer import ByteTokenizer, Tokenizer
@@ -54,18 +56,24 @@ class Recipe:
     vocabulary: Callable[[Sequence[TokenDocument]], Iterable[str]] | None = None
     """what the model's vocabulary of pieces is learned from, given the text as bytes; None: it reads bytes"""
 
-    @property
-    def fingerprint(self) -> str:
-        """A hash of how each stage begins with a text that never changes: who teaches otherwise has another one."""
-        tokenizer = ByteTokenizer()
+    def fingerprint(self, settings: TrainConfig) -> str:
+        """A hash of how each stage begins with a text that never changes: another lesson has another one."""
+        tokenizer = ByteTokenizer() if self.vocabulary is None else _Thirds()
         text = Repeated(tokenizer.encode('It was said once. "Where?" She asked 12 times, and nobody knew.\n'))
         digest = hashlib.sha256(str(self.sources_beside).encode())
-        for stage, batches in self.source([text], self.settings, tokenizer).stages:
+        for stage, batches in self.source([text], settings, tokenizer).stages:
             digest.update(f"/{batches}/".encode())
             for batch in (stage.next() for _ in range(_COMPARED_BATCHES)):
                 for tensor in (batch.tokens, batch.labels, batch.weights):
                     digest.update(b"" if tensor is None else tensor.numpy().tobytes())
         return digest.hexdigest()
+
+
+class _Thirds(ByteTokenizer):
+    """As few tokens as pieces of words would be."""
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        return super().encode(text)[::3]
 
 
 def recipe(name: str) -> Recipe:
@@ -85,7 +93,7 @@ class _Stage:
 
     task: Task
     longest: int
-    """tokens of its longest sample, or of the shortest that there is"""
+    """tokens of its longest sample"""
     share: float
     """of all steps"""
     text_weight: float = 0.0
@@ -99,7 +107,7 @@ def _stages(settings: TrainConfig, *stages: _Stage) -> InStages:
             (
                 SampleBatches(
                     stage.task,
-                    Lengths(shortest=stage.task.shortest, longest=max(stage.longest, stage.task.shortest)),
+                    Lengths(shortest=stage.task.shortest, longest=stage.longest),
                     settings.batch_size,
                     settings.length,
                     settings.seed * len(stages) + number,  # so that no stage repeats the samples of another

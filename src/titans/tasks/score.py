@@ -86,7 +86,7 @@ def score(
         progress: counts tokens.
 
     Raises:
-        ValueError: a number is below 1.
+        ValueError: samples, batch_size or piece is below 1.
         NonFiniteError: the model predicts NaN or infinite logits.
     """
     for name, value in {"samples": samples, "batch_size": batch_size, "piece": piece}.items():
