@@ -6,7 +6,6 @@ plain PyTorch: Mamba token by token, Mamba-2 and gated delta in chunks.
 
 import logging
 import math
-from typing import TypeVar
 
 import torch
 from torch import nn
@@ -28,7 +27,6 @@ from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDel
 
 from titans.baselines.config import BaselineConfig
 
-_Model = TypeVar("_Model", bound=nn.Module)
 CHUNK_SIZE, HEAD_DIM = 64, 64  # of Mamba-2; gated delta has chunks as long
 
 
@@ -127,7 +125,7 @@ def _delta_heads(config: BaselineConfig) -> dict:
 
 
 @torch.no_grad()
-def _begun(model: _Model) -> _Model:
+def _begun(model: nn.Module) -> nn.Module:
     """The same with weights that suit its width, those that PyTorch gives to layers, as in ours.
 
     transformers has normal ones of 0.02 whatever the width, which are PyTorch's for 833 channels and a fifth of them

@@ -54,22 +54,29 @@ def documents(text: str | None, *, spool: Path, reuse: bool = False) -> "list[Do
     return standard_library_sources() if text is None else find_documents(local_text(text, spool=spool, reuse=reuse))
 
 
-def remember(run: Path, text: str | None, recipe: str | None, corpus: Corpus, settings: "TrainConfig") -> None:
-    """Notes in the run's folder which text it reads, what that is like, and the recipe that it follows."""
+def remember(
+    run: Path, text: str | None, recipe: str | None, corpus: Corpus, settings: "TrainConfig"
+) -> "tuple[list[Document], list[Document]]":
+    """Notes in the run's folder which text it reads, what that is like, and the recipe that it follows.
+
+    Returns:
+        What `remembered` will: documents to train on, and those held out.
+    """
     from titans.data.text import fingerprint
     from titans.files import write_json
     from titans.tasks.recipes import recipe as named
 
-    where = text if text in (None, "-") else str(Path(text).resolve())
+    sides = corpus.sides(settings.seed)
     noted = {
-        "text": where,
+        "text": text if text in (None, "-") else str(Path(text).resolve()),
         "recipe": recipe,
-        "documents": fingerprint(chain(*corpus.sides(settings.seed))),
+        "documents": fingerprint(chain(*sides)),
         "batches": None if recipe is None else named(recipe).fingerprint(settings),
     }
     write_json(run / _NAME, noted)
     if corpus.beside:
         _log.info("beside the text %s bytes of Python's sources are read", f"{sum(map(len, corpus.beside)):,}")
+    return sides
 
 
 def remembered(run: Path, recipe: "Recipe | None", seed: int) -> "tuple[list[Document], list[Document]]":

@@ -113,8 +113,7 @@ def _begin(
     refuse_to_overwrite(out)
     with removed_on_failure(out, unless=out / LINK):
         read = corpus.corpus_of(recipe, text, spool=out)
-        corpus.remember(out, text, name, read, settings)
-        sides = read.sides(settings.seed)
+        sides = corpus.remember(out, text, name, read, settings)
         tokenizer: Tokenizer = ByteTokenizer()
         if recipe is not None and recipe.vocabulary is not None:
             tokenizer = learn_pieces(recipe.vocabulary(sides[0]), config.vocab_size)
