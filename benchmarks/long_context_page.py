@@ -1,5 +1,6 @@
 """What the runs of long_context.py say together: a page of tables, every seed in them, and a picture of their means."""
 
+import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from titans.report.style import (
 )
 
 PAGE, PICTURE = "README.md", "by_length.svg"
+MEANT = Path(__file__).parents[1] / "docs" / "long-context.md"
 ACROSS, PANEL = 3, (2.9, 2.2)  # panels in a row of the picture; inches of one
 
 STYLES = {
@@ -100,14 +102,16 @@ def right(scores: Iterable[TaskScore]) -> Shares:
     return shares | ({} if len(questions) < 2 else {"babilong, mean": _means(questions)})
 
 
-def page(results: Results, found: Sequence[Contender], shares: Shares) -> str:
-    """The page as Markdown."""
+def page(results: Results, folder: Path) -> str:
+    """The page as Markdown, to lie in `folder`."""
+    found, shares = contenders(results.models), right(results.scores)
+    meant = Path(os.path.relpath(MEANT, folder)).as_posix()
     machines = results.measured_on()
     made = "".join(f"{machine}{'' if len(machines) == 1 else f' ({models})'}. " for machine, models in machines.items())
     tables = task_tables(found, shares, results.scores)
     parts = [
         f"# {results.title}",
-        "Written by `benchmarks/long_context.py`. What it means is said in [long context](../../long-context.md), "
+        f"Written by `benchmarks/long_context.py`. What it means is said in [long context]({meant}), "
         f"what measured each number in [results.json](results.json). {made}Made by:",
         *(f"    {command}" for command in (results.command or "").splitlines()),
         *results.notes,
@@ -168,9 +172,8 @@ def best_rates(found: Sequence[Contender], shares: Shares) -> list[Contender]:
 def write_page(folder: Path) -> Path:
     """Reads the folder's results, and writes page and picture beside them. Returns the page's path."""
     results = read_results(folder)
-    found, shares = contenders(results.models), right(results.scores)
-    draw(found, shares, folder / PICTURE)
-    write_text(folder / PAGE, page(results, found, shares))
+    draw(contenders(results.models), right(results.scores), folder / PICTURE)
+    write_text(folder / PAGE, page(results, folder))
     return folder / PAGE
 
 

@@ -1,5 +1,7 @@
 """The page on a recipe's runs: what stands in its tables, and what its picture shows."""
 
+import re
+
 import pytest
 from long_context_page import best_rates, contenders, right, write_page
 
@@ -49,6 +51,14 @@ def test_every_seed_stands_in_the_tables_and_depths_are_pooled(tmp_path):
     assert row(page, "*samples*") == ["*samples*", "*4 to 8*", "*4*"]
     assert page.index("| Titans (MAC) | 75") < page.index("| Llama | 25")
     assert (tmp_path / "by_length.svg").read_text().startswith("<?xml")
+
+
+@pytest.mark.parametrize("deeper", ["", "as_it_is"])
+def test_a_page_leads_to_what_it_means(tmp_path, deeper):
+    folder = tmp_path / deeper
+    folder.mkdir(exist_ok=True)
+    (meant,) = re.findall(r"\[long context\]\((.*?)\)", written(folder, [score("Llama, seed 0", 2048, 0.25)]))
+    assert (folder / meant).read_text().startswith("# Long context")
 
 
 def test_a_word_problem_counts_its_products_and_whole_words():
