@@ -4,7 +4,6 @@ import pytest
 
 from titans.report.results import (
     Distance,
-    Inspect,
     Machine,
     ModelSummary,
     Recall,
@@ -94,12 +93,6 @@ def results() -> Results:
                 StreamPoint(tokens=n, seconds=n / 100, resident_mb=400.0, tokens_per_second=100.0, bits_per_byte=2.0)
                 for n in (500_000, 1_000_000)
             ]
-        ),
-        inspect=Inspect(
-            tokens=["a", " ", "<b>", "\n"],
-            surprise=[0.0, 1.0, 2.0, 0.5],
-            forget=[0.0, 0.0, 0.0, 0.0],
-            step=[0.1, 0.2, 0.3, 0.4],
         ),
         notes=["Two tiny models, one seed."],
     )

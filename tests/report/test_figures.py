@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from titans.report import figures
-from titans.report.results import Distance, Inspect, Stream, StreamPoint, TaskScore, Training, TrainingPoint
+from titans.report.results import Distance, Stream, StreamPoint, TaskScore, Training, TrainingPoint
 
 
 def texts(svg: str) -> list[str]:
@@ -48,15 +48,6 @@ def test_stream_shows_bits_per_byte_only_where_measured(results):
     assert len(figures.stream_figure(results.stream)) == 3
     point = StreamPoint(tokens=0, seconds=0.0, resident_mb=0.0, tokens_per_second=0.0)
     assert len(figures.stream_figure(Stream(points=[point]))) == 2
-
-
-def test_inspect_has_a_panel_for_surprise_step_and_forgetting(results):
-    surprise, step, forget = map(texts, figures.inspect_figure(results.inspect))
-    assert "Surprise" in surprise
-    assert "Step size \N{GREEK SMALL LETTER THETA}" in step
-    assert "Forget gate \N{GREEK SMALL LETTER ALPHA}" in forget
-    single = Inspect(tokens=["a"], surprise=[0.0], forget=[0.0], step=[0.0])
-    assert len(figures.inspect_figure(single)) == 3
 
 
 @pytest.mark.parametrize("bits", [None, 2.0])

@@ -26,7 +26,6 @@ def test_only_a_title_is_required(tmp_path):
         ("recall", {"distances": [3, 2, 1, 0]}, "recall.distances should be ascending, not [3, 2, 1, 0]"),
         ("distance", {"bytes": [1]}, "distance.bytes should have 3 values, one for each of buckets, not 1"),
         ("distance", {"buckets": [[0, 64], [65, 70], [70, 80]]}, "distance.buckets should be [start, end) pairs"),
-        ("inspect", {"step": []}, "inspect.step should have 4 values, one for each of tokens, not 0"),
         ("stream", {"points": []}, "stream.points should not be empty; leave the section out instead"),
     ],
 )

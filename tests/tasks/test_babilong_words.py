@@ -85,6 +85,23 @@ def test_what_is_no_number_is_no_word(after, task):
         score_words(Speaker(["garden."], spoilt_after=after), task, LENGTH, 1)
 
 
+@pytest.mark.parametrize("option", ["samples", "batch_size", "piece"])
+def test_nothing_to_ask_is_refused(option, task):
+    with pytest.raises(ValueError, match=f"{option} is 0; it must be at least 1"):
+        score_words(Speaker(["garden."]), task, LENGTH, **{"samples": 1, option: 0})
+
+
+def test_prompts_of_the_facts_alone_are_read_one_at_a_time(task):
+    class AnyLength(Speaker):
+        def forward(self, tokens, state=None, reset=None, logits_to_keep=0):
+            self.read.append(tokens)
+            return torch.zeros(*tokens.shape, 256)[:, -logits_to_keep:], 0
+
+    model = AnyLength([""])
+    assert score_words(model, task, 0, 3).right == 0.0
+    assert {len(tokens) for tokens in model.read} == {1}
+
+
 def test_one_state_is_kept_at_a_time(task):
     class State:
         pass

@@ -61,6 +61,23 @@ def test_nothing_to_ask_is_refused(option, task):
         score(Oracle(), task, 700, **{"samples": 5, option: 0})
 
 
+class AsLongAsItIs:
+    """Facts alone: samples of length 0, each of its own length."""
+
+    vocab_size, shortest = 256, 8
+
+    def sample(self, length, random):
+        assert length == 0
+        return Echo().sample(int(random.integers(9, 20)), random)
+
+
+def test_samples_of_length_0_are_read_one_at_a_time():
+    model = Oracle()
+    assert score(model, AsLongAsItIs(), 0, 6).right == 1.0
+    assert [rows for (rows, _), _ in model.calls] == [1] * 6
+    assert len({tokens for (_, tokens), _ in model.calls}) > 1
+
+
 def test_what_is_no_number_is_no_answer(task):
     with pytest.raises(NonFiniteError, match="NaN or infinite logits"):
         score(Oracle(spoilt=True), task, 700, 1)

@@ -177,7 +177,7 @@ def _cells(model: TitansLM | BaselineLM, tasks: Sequence[tuple[float | None, Tas
                     length,
                     asked.samples,
                     seed=asked.seed if depth is None else (asked.seed, round(1000 * depth)),  # other samples at each
-                    batch_size=asked.batch_size if length else 1,  # facts alone: each sample has its own length
+                    batch_size=asked.batch_size,
                     piece=asked.piece,
                     progress=progress,
                 )

@@ -10,12 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator, StrMethodFormatter
 
 from titans.report.interval import interval
-from titans.report.results import Distance, Inspect, Stream, TaskScore, Training, TrainingPoint
+from titans.report.results import Distance, Stream, TaskScore, Training, TrainingPoint
 from titans.report.style import (
     BLUE,
-    GREEN,
     ORANGE,
-    PURPLE,
     LineStyle,
     add_legend,
     line_styles,
@@ -194,28 +192,6 @@ def _stream_panel(stream: Stream, values: Sequence[float | None], name: str, tit
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=ROUND_STEPS))
     return to_svg(figure, name, f"{title} against tokens read: {subtitle}")
-
-
-def inspect_figure(inspect: Inspect) -> list[str]:
-    """Surprise, forget gate and step size at each token of a short text."""
-    rows = (
-        ("surprise", "Surprise", "how wrong the memory was at each token", inspect.surprise, PURPLE),
-        ("step", "Step size \N{GREEK SMALL LETTER THETA}", "how strongly it wrote", inspect.step, BLUE),
-        ("forget", "Forget gate \N{GREEK SMALL LETTER ALPHA}", "how much it let go of", inspect.forget, GREEN),
-    )
-    with styled():
-        return [_inspect_panel(*row) for row in rows]
-
-
-def _inspect_panel(name: str, title: str, subtitle: str, values: list[float], color: str) -> str:
-    figure, axes = new_panel(title, subtitle, "token of the text")
-    positions = range(1, len(values) + 1)
-    axes.fill_between(positions, values, step="mid", color=color, alpha=0.18, linewidth=0)
-    axes.step(positions, values, where="mid", color=color, linewidth=1.2)
-    axes.set_xlim(0.5, len(values) + 0.5)
-    axes.set_ylim(0, 1.08 * max(values) or 1)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    return to_svg(figure, f"inspect-{name}", f"{title}: {subtitle}")
 
 
 def short_count(number: int) -> str:

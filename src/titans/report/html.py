@@ -1,16 +1,16 @@
 """The report: one self-contained HTML page that shows what a run measured."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from titans.errors import TitansError
 from titans.files import write_text
 from titans.report import figures, heat_maps, page
 from titans.report.interval import interval, spelled
-from titans.report.metrics import METRICS_NAME, read_metrics
+from titans.report.metrics import METRICS_NAME, read_curve, read_metrics
 from titans.report.results import (
     RESULTS_NAME,
     Distance,
-    Inspect,
     Machine,
     ModelSummary,
     Recall,
@@ -29,7 +29,7 @@ NOT_MEASURED = "\N{EN DASH}"
 
 
 def write_report(folder: Path) -> Path:
-    """Writes `folder/report.html` from `folder/results.json` or, without one, from `folder/metrics.jsonl`.
+    """Writes `folder/report.html` from `folder/results.json` and, if that has no curves, `folder/metrics.jsonl`.
 
     Returns:
         The page's path. It loads nothing from elsewhere, and equal results give an equal page.
@@ -39,17 +39,24 @@ def write_report(folder: Path) -> Path:
     folder = Path(folder)
     if not folder.is_dir():
         raise TitansError(f"{folder} is not a folder; give the folder of a finished run")
-    if (folder / RESULTS_NAME).exists():
-        results = read_results(folder)
-    elif (folder / METRICS_NAME).exists():
-        results = read_metrics(folder)
-    else:
-        raise TitansError(f"nothing to report in {folder}: it has neither {RESULTS_NAME} nor {METRICS_NAME}")
+    results = _read(folder)
     if results.is_empty():
         raise TitansError(f"nothing to report in {folder / RESULTS_NAME}: it holds no measurement")
     path = folder / REPORT_NAME
     write_text(path, render(results))
     return path
+
+
+def _read(folder: Path) -> Results:
+    has_curves = (folder / METRICS_NAME).exists()
+    if not (folder / RESULTS_NAME).exists():
+        if not has_curves:
+            raise TitansError(f"nothing to report in {folder}: it has neither {RESULTS_NAME} nor {METRICS_NAME}")
+        return read_metrics(folder)
+    results = read_results(folder)
+    if results.training is None and has_curves and read_curve(folder):
+        return replace(results, training=read_metrics(folder).training)
+    return results
 
 
 def render(results: Results) -> str:
@@ -68,8 +75,6 @@ def render(results: Results) -> str:
         parts.append(_scores(results, results.scores))
     if results.stream is not None:
         parts.append(_stream(results.stream))
-    if results.inspect is not None:
-        parts.append(_inspect(results.inspect))
     if results.notes:
         parts.append(page.heading("What this does not show"))
         parts += [page.paragraph(note) for note in results.notes]
@@ -78,9 +83,14 @@ def render(results: Results) -> str:
 
 
 def _lead(results: Results) -> str:
-    measured = (results.distance, results.recall, results.stream, results.inspect)
-    if not results.models and not results.scores and all(section is None for section in measured):
-        return "You are looking at how training went: the loss, step by step. No other measurement is here."
+    if results.distance is results.recall is results.stream is None:
+        if results.scores:
+            return (
+                "You are looking at what models remember of what they have read: each was asked, and the share of "
+                "right answers stands by how much there was to read."
+            )
+        if not results.models:
+            return "You are looking at how training went: the loss, step by step. No other measurement is here."
     text = (
         "You are looking at a language model with a neural long-term memory: a small network inside the model "
         "that goes on learning from each token while it reads, so that what it read long ago can still help."
@@ -219,27 +229,6 @@ def _stream(stream: Stream) -> str:
     ]
     drawn = page.figure(caption, figures.stream_figure(stream))
     return page.heading("Reading without end") + drawn + page.numbers([("Stream", page.table(header, rows))])
-
-
-def _inspect(inspect: Inspect) -> str:
-    caption = (
-        "What the memory did at each token of a short text: how surprised it was, how strongly it wrote and "
-        "how much it let go of. None of these has a better direction. The text below is "
-        "shaded by surprise, darker for more."
-    )
-    header = ("Token", "Surprise", "Step size", "Forget gate")
-    values = zip(inspect.tokens, inspect.surprise, inspect.step, inspect.forget, strict=True)
-    rows = [(repr(token), f"{s:.4g}", f"{t:.4g}", f"{a:.4g}") for token, s, t, a in values]
-    drawn = page.figure(caption, figures.inspect_figure(inspect))
-    shaded = page.shaded_text(inspect.tokens, _levels(inspect.surprise))
-    numbers = page.numbers([("Token by token", page.table(header, rows))])
-    return page.heading("Inside the memory") + drawn + shaded + numbers
-
-
-def _levels(values: list[float]) -> list[int]:
-    """Each value's fifth among all values, 0 to 4."""
-    ranked = sorted(values)
-    return [5 * ranked.index(value) // len(values) for value in values]
 
 
 def _origin(results: Results) -> str:

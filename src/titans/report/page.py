@@ -65,9 +65,3 @@ def numbers(tables: Iterable[tuple[str, str]]) -> str:
 def code(text: str) -> str:
     """A command, as it was typed."""
     return f"<pre>{escape(text)}</pre>\n"
-
-
-def shaded_text(tokens: Sequence[str], levels: Sequence[int]) -> str:
-    """Running text whose background shows a level from 0 (none) to 4 (strongest) at each token."""
-    marks = (f'<mark class="level{level}">{escape(token)}</mark>' for token, level in zip(tokens, levels, strict=True))
-    return f'<div class="read">{"".join(marks)}</div>\n'

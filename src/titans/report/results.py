@@ -218,28 +218,6 @@ class Stream:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspect:
-    """What the memory did at each token of a short text.
-
-    Attributes:
-        tokens: the text, cut into its tokens (for bytes: a character at its last byte, "" at the others).
-        surprise: how large the memory's error was, any unit.
-        forget: the forget gate alpha, 0 (keep everything) to 1 (wipe).
-        step: the step size theta.
-    """
-
-    tokens: list[str]
-    surprise: list[float]
-    forget: list[float]
-    step: list[float]
-
-    def __post_init__(self) -> None:
-        _check_filled("tokens", self.tokens)
-        for name in ("surprise", "forget", "step"):
-            _check_length(name, getattr(self, name), len(self.tokens), "tokens")
-
-
-@dataclass(frozen=True, kw_only=True)
 class Results:
     """Everything that one report can show.
 
@@ -250,7 +228,7 @@ class Results:
         machine: where; scores say it for themselves.
         settings: what was chosen, by name.
         models: the models compared, by name.
-        training, distance, recall, scores, stream, inspect: the measurements; see their classes.
+        training, distance, recall, scores, stream: the measurements; see their classes.
         notes: what these numbers do not show, a sentence each.
     """
 
@@ -265,7 +243,6 @@ class Results:
     recall: Recall | None = None
     scores: list[TaskScore] = field(default_factory=list)
     stream: Stream | None = None
-    inspect: Inspect | None = None
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -281,7 +258,7 @@ class Results:
 
     def is_empty(self) -> bool:
         """Whether there is no measurement to show."""
-        sections = (self.training, self.distance, self.recall, self.stream, self.inspect)
+        sections = (self.training, self.distance, self.recall, self.stream)
         return not self.models and not self.scores and all(section is None for section in sections)
 
     def measured_on(self) -> dict[str, str]:

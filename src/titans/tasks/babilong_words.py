@@ -13,7 +13,7 @@ from titans.models.loss import check_logits
 from titans.tasks.babilong import Babilong
 from titans.tasks.babilong_prompts import scored
 from titans.tasks.sample import Sample
-from titans.tasks.score import PIECE, Score, random_of, read
+from titans.tasks.score import PIECE, Score, random_of, read, side_by_side
 from titans.training.model import StatefulModel, evaluating
 from titans.training.progress import Progress
 
@@ -33,18 +33,16 @@ def score_words(
 ) -> Score:
     """Asks `model` `samples` times at one length; arguments as those of `titans.tasks.score.score`.
 
-    Of length 0, the facts alone, samples differ in length: then one at a time.
-
     Raises:
+        ValueError: samples, batch_size or piece is below 1.
         TitansError: as `Babilong.prompt`.
         NonFiniteError: the model predicts NaN or infinite logits.
     """
+    times = side_by_side(length, samples, batch_size, piece)
     random, right = random_of(seed, length), 0
     with evaluating(model):
-        for start in range(0, samples, batch_size):
-            prompts, questions = zip(
-                *(task.prompt(length, random) for _ in range(min(batch_size, samples - start))), strict=True
-            )
+        for rows in times:
+            prompts, questions = zip(*(task.prompt(length, random) for _ in range(rows)), strict=True)
             for words, question in zip(_words(model, task, prompts, piece, progress), questions, strict=True):
                 said = task.tokenizer.decode(words)[:LONGEST_ANSWER]
                 right += scored(said, question.answer, question.text, task.labels)

@@ -66,6 +66,19 @@ def read(
         yield labels[:, -kept:], logits, state
 
 
+def side_by_side(length: int, samples: int, batch_size: int, piece: int) -> list[int]:
+    """How many samples are read side by side, time after time; of length 0 each is as long as its facts: one.
+
+    Raises:
+        ValueError: samples, batch_size or piece is below 1.
+    """
+    for name, value in {"samples": samples, "batch_size": batch_size, "piece": piece}.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    rows = batch_size if length else 1
+    return [min(rows, samples - start) for start in range(0, samples, rows)]
+
+
 def score(
     model: StatefulModel,
     task: Task,
@@ -81,7 +94,7 @@ def score(
 
     Args:
         seed: of the samples; training never uses those of an evaluation.
-        batch_size: samples read side by side.
+        batch_size: samples read side by side; of length 0, which differ in length, one at a time.
         piece: tokens per call, in all rows together; the memory needed does not grow with `length`.
         progress: counts tokens.
 
@@ -89,14 +102,12 @@ def score(
         ValueError: samples, batch_size or piece is below 1.
         NonFiniteError: the model predicts NaN or infinite logits.
     """
-    for name, value in {"samples": samples, "batch_size": batch_size, "piece": piece}.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; it must be at least 1")
+    times = side_by_side(length, samples, batch_size, piece)
     random = random_of(seed, length)
     right = tokens_right = asked = 0
     with evaluating(model):
-        for start in range(0, samples, batch_size):
-            batch = [task.sample(length, random) for _ in range(min(batch_size, samples - start))]
+        for rows in times:
+            batch = [task.sample(length, random) for _ in range(rows)]
             hits, counts = _answers(model, batch, piece, progress)
             right += int((hits == counts).sum())
             tokens_right += int(hits.sum())
