@@ -129,6 +129,8 @@ def test_a_run_is_not_overwritten_nor_is_its_text(
         (["--resume", "{run}", "--steps", "9"], "leave the other options out"),
         (["--resume", "{run}"], "does not exist"),
         (["--out", "{run}", "--text", "nowhere.txt"], "nowhere.txt does not exist"),
+        (["--out", "{run}", "--text", "{folder}"], "which would change with it: name a folder outside"),
+        (["--out", "{run}", "--recipe", "needles", "--text", "{folder}"], "lies in the text"),
         (["--out", "{run}", "--text", ""], "--text is empty: give it a value"),
         (["--out="], "--out is empty: give it a value"),
         (["--out", "{run}", "--clip-norm", "inf"], "--clip-norm is inf; it must be above 0 and finite"),
@@ -147,7 +149,7 @@ def test_mistakes_are_one_clear_line_and_leave_nothing(
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     (tmp_path / "short").write_text("ab")
-    places = {"run": tmp_path / "run", "short": tmp_path / "short"}
+    places = {"run": tmp_path / "run", "short": tmp_path / "short", "folder": tmp_path}
     assert main(["train", *(option.format(**places) for option in options)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("titans: error: ")

@@ -9,6 +9,7 @@ import pytest
 from titans.data.text import (
     Document,
     find_documents,
+    fingerprint,
     local_text,
     split_documents,
     standard_library_sources,
@@ -217,6 +218,15 @@ def test_standard_input_is_checked_before_it_becomes_a_file(
     with pytest.raises(TitansError, match=message):
         local_text("-", spool=tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_letter_in_the_middle_changes_the_fingerprint(tmp_path: Path) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text("a" * 30_000)
+    before = fingerprint(find_documents(book, max_document_bytes=20_000))
+    assert fingerprint(find_documents(book, max_document_bytes=20_000)) == before
+    book.write_text("a" * 10_000 + "b" + "a" * 19_999)
+    assert fingerprint(find_documents(book, max_document_bytes=20_000)) != before
 
 
 def test_an_empty_name_is_no_text(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from titans.training.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     read_settings,
+    refuse_to_overwrite,
     save_checkpoint,
 )
 from titans.training.config import TrainConfig
@@ -99,6 +101,15 @@ def test_only_the_newest_stays_under_a_path_that_never_changes(tmp_path: Path, s
     assert find_checkpoint(tmp_path / "checkpoint") == tmp_path / "checkpoint"
 
 
+def test_a_copy_without_its_link_is_no_empty_folder(tmp_path: Path, small_model) -> None:
+    save(tmp_path, small_model, 1)
+    without_its_link(tmp_path)
+    assert find_checkpoint(tmp_path) == tmp_path / "checkpoint-00000001"
+    with pytest.raises(TitansError, match="already holds a run: resume it"):
+        refuse_to_overwrite(tmp_path)
+    assert load(tmp_path, small_model) == (1.0, progressed(1))
+
+
 class Killed(BaseException):
     pass
 
@@ -123,11 +134,26 @@ def killer() -> Killer:
     return killer
 
 
-def test_killed_at_any_moment_a_run_has_a_whole_checkpoint(tmp_path: Path, small_model, killer: Killer) -> None:
+def as_it_is(run: Path) -> None:
+    pass
+
+
+def without_its_link(run: Path) -> None:
+    (run / "checkpoint").unlink()
+
+
+def with_a_folder_in_its_place(run: Path) -> None:
+    (run / "checkpoint").unlink()
+    shutil.copytree(run / "checkpoint-00000001", run / "checkpoint")
+
+
+@pytest.mark.parametrize("copied", [as_it_is, without_its_link, with_a_folder_in_its_place])
+def test_killed_at_any_moment_a_run_has_a_whole_checkpoint(tmp_path: Path, small_model, killer: Killer, copied) -> None:
     found_steps = []
     for moment in range(1, 200):
         run = tmp_path / str(moment)
         save(run, small_model, 1)
+        copied(run)
         killer.left = moment
         try:
             save(run, small_model, 2)

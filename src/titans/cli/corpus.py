@@ -54,6 +54,16 @@ def documents(text: str | None, *, spool: Path, reuse: bool = False) -> "list[Do
     return standard_library_sources() if text is None else find_documents(local_text(text, spool=spool, reuse=reuse))
 
 
+def require_outside(run: Path, text: str | None) -> None:
+    """Refuses a run in the folder that it reads: its own files would be read as text.
+
+    Raises:
+        TitansError: it lies there.
+    """
+    if text not in (None, "-") and Path(text).is_dir() and run.resolve().is_relative_to(Path(text).resolve()):
+        raise TitansError(f"--out {run} lies in the text {text}, which would change with it: name a folder outside")
+
+
 def remember(
     run: Path, text: str | None, recipe: str | None, corpus: Corpus, settings: "TrainConfig"
 ) -> "tuple[list[Document], list[Document]]":

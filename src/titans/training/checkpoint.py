@@ -8,7 +8,7 @@
                                   tokenizer.json                     of the checkpoint before; at first the run's own
 
 A checkpoint is written to a temporary folder and renamed; then the link is replaced. Killed at any point, the run has
-the old checkpoint or the new one.
+the old checkpoint or the new one. Copied without its link, or with a folder in the link's place, it goes on as well.
 """
 
 import hashlib
@@ -33,6 +33,7 @@ from titans.training.model import CarriedState, StatefulModel, device_of
 from titans.training.optimizer import load_moments, moments
 
 LINK = "checkpoint"
+_NUMBERED = f"{LINK}-{'[0-9]' * 8}"
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ def find_checkpoint(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.exists():
         raise TitansError(f"{folder} does not exist: name the folder of a run or of a saved model")
-    for candidate in (folder / LINK, folder):
-        if (candidate / "config.json").exists():
+    for candidate in (current(folder), folder):
+        if candidate is not None and (candidate / "config.json").exists():
             return candidate
     raise TitansError(f"{folder} holds no checkpoint: name the folder of a saved model or of a run that saved one")
 
@@ -76,9 +77,16 @@ def run_of(folder: str | Path) -> Path:
     return resolved.parent if re.fullmatch(rf"{LINK}-\d{{8}}", resolved.name) else Path(folder)
 
 
+def current(run: Path) -> Path | None:
+    """The run's checkpoint: what the link names or, where a copy has lost that, the newest; None: there is none."""
+    if (run / LINK).exists():
+        return run / LINK
+    return max(run.glob(_NUMBERED), default=None)
+
+
 def refuse_to_overwrite(run: str | Path) -> None:
     """Raises TitansError if `run` already holds a checkpoint."""
-    if (Path(run) / LINK).exists():
+    if current(Path(run)) is not None:
         raise TitansError(f"{run} already holds a run: resume it or choose another folder")
 
 
@@ -92,12 +100,12 @@ def save_checkpoint(
     """
     target = run / f"{LINK}-{progressed.step:08}"
     with writing(run / LINK):
+        _make_room(run)
         if not target.exists():
-            _make_room(run)
             temporary = run / f".{LINK}-{secrets.token_hex(4)}.tmp"
             try:
                 temporary.mkdir()  # with the rights that the user gives to new folders
-                tokenizer = (run / LINK if (run / LINK).exists() else run) / TOKENIZER_NAME
+                tokenizer = (current(run) or run) / TOKENIZER_NAME
                 if tokenizer.exists():
                     shutil.copyfile(tokenizer, temporary / TOKENIZER_NAME)
                 progressed = replace(progressed, tokenizer=_tokenizer_hash(temporary), carried=state is not None)
@@ -107,7 +115,7 @@ def save_checkpoint(
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         _point_link(run, target.name)
-        for old in run.glob(f"{LINK}-{'[0-9]' * 8}"):
+        for old in run.glob(_NUMBERED):
             if old != target:
                 shutil.rmtree(old)
     return run / LINK
@@ -119,8 +127,8 @@ def load_checkpoint(run: Path, model: StatefulModel, optimizer: AdamW) -> tuple[
     Raises:
         TitansError: no checkpoint, a damaged one, or one of another model.
     """
-    folder = run / LINK
-    if not (folder / "training.json").exists():
+    folder = current(run)
+    if folder is None or not (folder / "training.json").exists():
         raise TitansError(f"{run} holds no checkpoint to go on from: start the run again")
     progressed = read_progress(folder)
     try:
@@ -225,7 +233,11 @@ def _point_link(run: Path, name: str) -> None:
     fresh = run / f".{LINK}.tmp"
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(name)
-    fresh.replace(run / LINK)
+    link, aside = run / LINK, run / f".{LINK}-{secrets.token_hex(4)}.tmp"
+    if link.is_dir() and not link.is_symlink():  # copied with what the link named in its place
+        link.rename(aside)
+    fresh.replace(link)
+    shutil.rmtree(aside, ignore_errors=True)
     _flush_folder(run)
 
 

@@ -12,7 +12,15 @@ from torch.nn.utils import clip_grad_norm_
 
 from titans.data.batches import Batch, BatchSource
 from titans.errors import NonFiniteError, TitansError
-from titans.training.checkpoint import LINK, Progressed, load_checkpoint, refuse_to_overwrite, save_checkpoint
+from titans.training.checkpoint import (
+    LINK,
+    Progressed,
+    current,
+    find_checkpoint,
+    load_checkpoint,
+    refuse_to_overwrite,
+    save_checkpoint,
+)
 from titans.training.config import TrainConfig
 from titans.training.evaluate import Evaluation, evaluate
 from titans.training.interrupt import catch_interrupt
@@ -90,7 +98,7 @@ def train(
                 run.save()
             if interrupt.requested:
                 raise KeyboardInterrupt(f"checkpoint saved at {run.out / LINK}")
-    return TrainResult(run.step, run.meter.tokens, run.meter.seconds, evaluation, run.out / LINK)
+    return TrainResult(run.step, run.meter.tokens, run.meter.seconds, evaluation, find_checkpoint(run.out))
 
 
 class _Run:
@@ -124,7 +132,7 @@ class _Run:
             self.source.load_state_dict(progressed.cursor)
             self.meter = Meter.from_dict(progressed.meter)
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            path = self.out / LINK / "training.json"
+            path = find_checkpoint(self.out) / "training.json"
             raise TitansError(f"{path} is damaged or of another task ({error}): start a new run") from error
         self.metrics = MetricsFile(self.out, progressed.metrics_bytes)
         self.step = progressed.step
@@ -188,7 +196,7 @@ class _Run:
         save_checkpoint(self.out, self.model, self.optimizer, self.state, progressed)
 
     def _diverged(self, where: str) -> str:
-        saved = f"the last checkpoint in {self.out} is intact" if (self.out / LINK).exists() else "no checkpoint yet"
+        saved = f"the last checkpoint in {self.out} is intact" if current(self.out) else "no checkpoint yet"
         return f"training diverged {where}; {saved}: start again with a lower learning_rate"
 
 
