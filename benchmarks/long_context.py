@@ -26,7 +26,7 @@ import long_context_tables
 from long_context_page import write_page
 
 from titans.baselines import NAMES, BaselineConfig, baseline_like, load_model
-from titans.cli.corpus import require_as_begun
+from titans.cli.corpus import require_as_begun, require_text
 from titans.cli.processors import processors
 from titans.errors import TitansError
 from titans.files import read_json
@@ -34,7 +34,7 @@ from titans.models.config import VARIANTS, TitansConfig
 from titans.models.presets import control_of
 from titans.report.results import RESULTS_NAME, ModelSummary, Results, read_results, write_results
 from titans.tasks.recipes import MQAR_PAIRS, recipe
-from titans.training.checkpoint import LINK, read_progress, read_settings
+from titans.training.checkpoint import current, find_checkpoint, read_progress, read_settings
 from titans.training.metrics import Meter
 from titans.training.progress import Progress
 
@@ -129,9 +129,14 @@ class Run:
         """Where its scores are."""
         return self.folder / "scores"
 
+    @property
+    def checkpoint(self) -> Path | None:
+        """What has been trained, if anything."""
+        return current(self.folder)
+
     def train(self, text: str | None) -> list[str]:
         """The command that trains it, or goes on."""
-        if (self.folder / LINK).exists():
+        if self.checkpoint is not None:
             return ["titans", "train", "--resume", str(self.folder)]
         kind = "--variant" if self.model in VARIANTS else "--baseline"
         found = ["titans", "train", "--recipe", self.recipe, kind, self.model, "--seed", str(self.seed)]
@@ -147,28 +152,35 @@ class Run:
             return baseline_like(self.model, like)
         return control_of(like) if self.model == "attention" else like.replace(variant=self.model)
 
-    def require_as_now(self) -> None:
-        """Refuses what is there if `train` would make something else by now."""
-        if not (self.folder / LINK).exists():
+    def require_as_now(self, text: str | None, haystack: str | None) -> None:
+        """Refuses what is there if `train` would make something else by now, or questions were asked elsewhere."""
+        if self.checkpoint is None:
             return
         settings = replace(recipe(self.recipe).settings, seed=self.seed)
         settings = settings if self.rate is None else replace(settings, learning_rate=self.rate)
-        expected, found = self.config, read_json(self.folder / LINK / "config.json")
-        if type(expected).from_dict(found) != expected or read_settings(self.folder / LINK) != settings:
+        expected, found = self.config, read_json(self.checkpoint / "config.json")
+        if type(expected).from_dict(found) != expected or read_settings(self.checkpoint) != settings:
             raise SystemExit(
                 f"{self.folder} holds another model than the recipe {self.recipe} makes now, or one trained otherwise: "
                 "move it away, or name another folder by --runs"
             )
         try:
             require_as_begun(self.folder, settings)
+            if recipe(self.recipe).reads_text:
+                require_text(self.folder, text)
         except TitansError as error:
             raise SystemExit(str(error)) from None
+        for other in self.haystacks - {haystack}:
+            raise SystemExit(
+                f"{self.scores} holds answers about {other or 'what the run held out'}: move it away, or ask with the "
+                "same --haystack"
+            )
 
     def is_trained(self) -> bool:
         """Whether the last step has been taken."""
-        if not (self.folder / LINK).exists():
+        if self.checkpoint is None:
             return False
-        progressed = read_progress(self.folder / LINK)
+        progressed = read_progress(self.checkpoint)
         return progressed.step == progressed.config["steps"]
 
     def eval(self, arguments: Sequence[str]) -> list[str]:
@@ -185,9 +197,17 @@ class Run:
         depths = question.depths or 1
         return replace(question, lengths=tuple(length for length in question.lengths if there[length] < depths))
 
+    @property
+    def haystacks(self) -> set[str | None]:
+        """What its answers were hidden in, as the commands name it; None: in what the run held out."""
+        if not (self.scores / RESULTS_NAME).exists():
+            return set()
+        commands = [shlex.split(score.command or "") for score in read_results(self.scores).scores]
+        return {command[command.index("--haystack") + 1] if "--haystack" in command else None for command in commands}
+
     def summary(self) -> ModelSummary:
         """Its size and its training."""
-        meter = Meter.from_dict(read_progress(self.folder / LINK).meter)
+        meter = Meter.from_dict(read_progress(find_checkpoint(self.folder)).meter)
         return ModelSummary(
             label=self.label,
             parameters=load_model(self.folder).num_parameters,
@@ -286,13 +306,13 @@ def main(given: Sequence[str] | None = None) -> None:
     options = arguments(given)
     runs = [
         Run(options.recipe, model, seed, rate, options.runs / options.recipe / _folder(model, seed, rate))
-        for seed in options.seeds
-        for model in options.models
-        for rate in options.rates
+        for seed in dict.fromkeys(options.seeds)
+        for model in dict.fromkeys(options.models)
+        for rate in dict.fromkeys(options.rates)
     ]
     command = shlex.join(["python", "benchmarks/long_context.py", *(sys.argv[1:] if given is None else given)])
     for run in runs:
-        run.require_as_now()
+        run.require_as_now(options.text, options.haystack)
     table = Table(options.out / options.recipe, f"Titans and others: {options.recipe}", command)
     plans = [(run, list(steps(run, options))) for run in runs]
     threads = max(1, processors() // options.jobs)

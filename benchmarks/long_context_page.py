@@ -98,7 +98,7 @@ def right(scores: Iterable[TaskScore]) -> Shares:
             shares |= {task: {run: _products(own) for run, own in runs.items()}, f"{task}, whole words": whole}
         else:
             shares[task] = whole
-    questions = [runs for task, runs in shares.items() if task.startswith("babilong")]
+    questions = [runs for task, runs in shares.items() if re.fullmatch(r"babilong qa\d", task)]
     return shares | ({} if len(questions) < 2 else {"babilong, mean": _means(questions)})
 
 

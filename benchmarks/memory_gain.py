@@ -40,7 +40,7 @@ from titans.models.language_model import TitansLM
 from titans.models.presets import control_of
 from titans.report.metrics import METRICS_NAME, read_curve
 from titans.tasks.comparison_keys import PassKeyBatches, recall
-from titans.training.checkpoint import LINK
+from titans.training.checkpoint import current
 from titans.training.config import TrainConfig
 from titans.training.evaluate import evaluate
 from titans.training.loop import train
@@ -164,7 +164,7 @@ def measure(job: Job, settings: Settings, documents: list[Document], held_out: l
         batches(settings, documents, job.seed),
         train_config(settings, job.steps, job.seed),
         job.folder,
-        resume=(job.folder / LINK).exists(),
+        resume=current(job.folder) is not None,
     )
     evaluation = evaluate(
         model, DocumentBatches(held_out, min(16, len(held_out)), 1024, epochs=1), settings.eval_tokens

@@ -190,6 +190,40 @@ def test_a_run_that_was_taught_otherwise_is_refused(ran, work, monkeypatch, caps
     capsys.readouterr()
 
 
+def test_a_run_of_another_text_is_refused(tmp_path, ran, work, monkeypatch, capsys):
+    monkeypatch.setitem(RECIPES, "parity", replace(RECIPES["parity"], reads_text=True))
+    for name in ("one.txt", "other.txt"):
+        (tmp_path / name).write_text(f"What {name} says.\n" * 100)
+    work("--models", "lmm", "--seeds", "0", "--text", str(tmp_path / "one.txt"))
+    work("--models", "lmm", "--seeds", "0", "--text", str(tmp_path / "one.txt"))
+    assert len(ran) == 2
+    for given, said in ((["--text", str(tmp_path / "other.txt")], r"not on .*other\.txt"), ([], "not on Python's")):
+        with pytest.raises(SystemExit, match=rf"lmm-0 was trained on .*one\.txt, {said}"):
+            work("--models", "lmm", "--seeds", "0", *given)
+    capsys.readouterr()
+
+
+def test_answers_about_two_haystacks_do_not_come_into_one_row(tmp_path, ran, work, capsys):
+    work("--models", "lmm", "--seeds", "0")
+    folder = tmp_path / "runs" / "parity" / "lmm-0" / "scores"
+    found = read_results(folder)
+    elsewhere = [replace(score, command=f"{score.command} --haystack a.txt") for score in found.scores]
+    write_results(folder, replace(found, scores=elsewhere))
+    with pytest.raises(SystemExit, match=r"lmm-0/scores holds answers about a\.txt: move it away"):
+        work("--models", "lmm", "--seeds", "0")
+    (tmp_path / "b.txt").write_text("another")
+    write_results(folder, found)
+    with pytest.raises(SystemExit, match="holds answers about what the run held out"):
+        work("--models", "lmm", "--seeds", "0", "--haystack", str(tmp_path / "b.txt"))
+    capsys.readouterr()
+
+
+def test_what_is_named_twice_is_done_once(ran, work, capsys):
+    work("--models", "lmm", "lmm", "--seeds", "0", "0")
+    assert len(ran) == 2
+    capsys.readouterr()
+
+
 def test_an_interrupt_is_one_clear_line(ran, work, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt

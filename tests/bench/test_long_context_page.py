@@ -75,6 +75,7 @@ def test_babilong_has_a_mean_where_all_its_tasks_were_asked():
         score("Titans (MAC), seed 0", 0, 0.5, task="babilong qa2"),
         score("Titans (MAC), seed 0", 4096, 0.5, task="babilong qa2"),
         score("Llama, seed 0", 0, 0.5, task="babilong qa2"),
+        score("Titans (MAC), seed 0", 0, 0.0, task="babilong qa1, own words"),
     ]
     assert right(scores)["babilong, mean"] == {"Titans (MAC), seed 0": {0: 0.75}}
     assert "babilong, mean" not in right(scores[:1])

@@ -78,7 +78,7 @@ def remember(
 
     sides = corpus.sides(settings.seed)
     noted = {
-        "text": text if text in (None, "-") else str(Path(text).resolve()),
+        "text": _name(text),
         "recipe": recipe,
         "documents": fingerprint(chain(*sides)),
         "batches": None if recipe is None else named(recipe).fingerprint(settings),
@@ -127,6 +127,18 @@ def require_as_begun(run: Path, settings: "TrainConfig") -> "Recipe | None":
             "data): go on with that one, or start a new run"
         )
     return recipe
+
+
+def require_text(run: Path, text: str | None) -> None:
+    """Refuses a run of another text than that of `--text`.
+
+    Raises:
+        TitansError: it is one, or no run of `titans train`.
+    """
+    name, wanted = _noted(run).get("text"), _name(text)
+    if name != wanted:
+        python = "Python's sources"
+        raise TitansError(f"{run} was trained on {name or python}, not on {wanted or python}: name another folder")
 
 
 def held_out(folder: Path, instead: str) -> "list[Document]":
@@ -239,6 +251,11 @@ def as_learned(folder: Path, choices: "Choices", typed: Collection[str]) -> "Cho
             all_of_it = " ".join(f"{as_typed[one]} {value}" for one, value in learned.items())
             raise TitansError(f"{folder} has learned its task with {all_of_it}: leave {as_typed[name]} out")
     return replace(choices, **learned)
+
+
+def _name(text: str | None) -> str | None:
+    """As run.json has it: wherever one goes on with the run."""
+    return text if text in (None, "-") else str(Path(text).resolve())
 
 
 def _noted(run: Path) -> dict:
