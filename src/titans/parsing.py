@@ -49,7 +49,8 @@ def parse(value: Any, kind: Any, at: str = "", *, all_known: bool = False) -> An
 
 
 def check_types(config: Any) -> None:
-    """Holds the fields of a dataclass to their annotations, as `parse` does for JSON values.
+    """Holds the fields of a frozen dataclass to their annotations, as `parse` does for JSON values: a list that stands
+    for a tuple becomes one.
 
     Raises:
         ValueError: one line with the field, what is expected there and what was found.
@@ -58,7 +59,9 @@ def check_types(config: Any) -> None:
     for name, kind in hints.items():
         value, at = getattr(config, name), f"{type(config).__name__}.{name}"
         if not is_dataclass(kind):
-            parse(value, kind, at)
+            parsed = parse(value, kind, at)
+            if isinstance(parsed, tuple):
+                object.__setattr__(config, name, parsed)
         elif type(value) is not kind:
             raise ValueError(f"{at} should be a {hints[name].__name__}, not {_name(value)}")
 

@@ -146,6 +146,29 @@ def test_mistakes_are_one_clear_line(run: Path, options: list[str], message: str
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--top-p", "0"], "top_p is 0.0"),
+        (["--max-new-tokens", "0"], "max_new_tokens is 0"),
+        (["--save-state", "{file}/x.memory"], "cannot write"),
+    ],
+)
+def test_mistakes_are_told_before_a_long_text_is_read(
+    run: Path, text: Path, options: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    class Unread(io.BytesIO):
+        def read(self, *_) -> bytes:
+            raise AssertionError("it was read")
+
+        def read1(self, *_) -> bytes:
+            raise AssertionError("it was read")
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(Unread()))
+    assert generate("--checkpoint", run, *(option.format(file=text) for option in options)) == 2
+    assert message in capsys.readouterr().err
+
+
 def test_an_empty_standard_input_is_told_so(run: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     type_in(monkeypatch, b"")
     assert generate("--checkpoint", run) == 2

@@ -133,7 +133,7 @@ def test_a_run_is_not_overwritten_nor_is_its_text(
         (["--out", "{run}", "--recipe", "needles", "--text", "{folder}"], "lies in the text"),
         (["--out", "{run}", "--text", ""], "--text is empty: give it a value"),
         (["--out="], "--out is empty: give it a value"),
-        (["--out", "{run}", "--clip-norm", "inf"], "--clip-norm is inf; it must be above 0 and finite"),
+        (["--out", "{run}", "--clip-norm", "inf"], "--clip-norm should be a finite number, not inf"),
         (["--out", "{run}", "--batch-size", "9999999"], "--batch-size is 9999999; it must be so small"),
         (["--out", "{run}", "--text", "-"], "standard input is empty"),
         (["--out", "{run}", "--text", "{short}"], "the text has 2 bytes, too few"),

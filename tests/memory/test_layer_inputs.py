@@ -225,6 +225,29 @@ def test_switches_go_together(granularity, conv_size):
     torch.testing.assert_close(torch.cat([begun, memory(x[:, 5:], state)[0]], 1), y, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("backend", ["reference", "chunked", "recurrent"])
+def test_everything_is_made_where_the_memory_is(memory, backend):
+    x = torch.randn(2, 6, DIM)
+    expected, _ = memory(x, backend=backend)
+    with torch.device("meta"):  # as the processor is to a memory on an accelerator: not its device
+        first, state = memory(x[:, :3], backend=backend)
+        second, state = memory(x[:, 3:], state, backend=backend)
+    torch.testing.assert_close(torch.cat([first, second], 1), expected, rtol=0, atol=1e-5)
+    assert {tensor.device.type for tensor in state.tensors().values()} == {"cpu"}
+
+
+def test_a_state_in_another_precision_can_be_converted(memory):
+    x = torch.randn(1, 6, DIM)
+    expected, _ = memory(x)
+    _, state = NeuralMemory(DIM, CONFIG).double()(x[:, :3].double())
+    with pytest.raises(ValueError, match=r"this memory keeps torch\.float32: pass state\.to\(torch\.float32\)"):
+        memory(x, state)
+    _, wide = memory(x[:, :3])
+    wide = wide.to(torch.float64).to(torch.float32)
+    assert wide.position.dtype == torch.int64
+    torch.testing.assert_close(memory(x[:, 3:], wide)[0], expected[:, 3:], rtol=0, atol=1e-5)
+
+
 def test_a_state_of_another_kind_is_refused():
     with pytest.raises(ValueError, match="state must be the MemoryState of an earlier call, got dict"):
         NeuralMemory(8, MemoryConfig(num_heads=2))(torch.randn(1, 3, 8), {})

@@ -93,6 +93,11 @@ def test_a_memory_alone_needs_no_attention_heads(new_config):
     assert new_config(variant="lmm", num_heads=3).num_heads == 3
 
 
+def test_a_list_of_blocks_is_a_tuple_of_them(new_config):
+    listed = new_config(memory_layers=[0, 2])
+    assert listed == TitansConfig.from_dict(listed.to_dict())
+
+
 def test_which_blocks_have_a_memory(new_config):
     assert [new_config(memory_layers=(0, 2)).has_memory(layer) for layer in range(3)] == [True, False, True]
     assert all(new_config().has_memory(layer) for layer in range(3))

@@ -157,6 +157,11 @@ def test_top_k_keeps_the_k_likeliest():
     assert torch.equal(frequencies(top_k=100), frequencies())
 
 
+def test_top_k_keeps_k_where_several_are_as_likely():
+    drawn = {int(_draw(torch.zeros(10), 1.0, 3, None, torch.Generator().manual_seed(seed))) for seed in range(100)}
+    assert len(drawn) == 3
+
+
 def test_top_p_keeps_the_smallest_set_with_that_probability():
     probabilities = F.softmax(LOGITS, -1)  # 0.64, 0.24, 0.09, 0.03, 0
     found = frequencies(top_p=0.7)
@@ -169,7 +174,8 @@ def test_top_p_keeps_the_smallest_set_with_that_probability():
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be at least 1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be a whole number, at least 1"),
+        ({"max_new_tokens": 2.5}, "max_new_tokens is 2.5; it must be a whole number"),
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"temperature": float("inf")}, "temperature is inf"),
         ({"temperature": float("nan")}, "temperature is nan"),
@@ -178,6 +184,9 @@ def test_top_p_keeps_the_smallest_set_with_that_probability():
         ({"seed": 2**70}, "seed is 1180591620717411303424"),
         ({"top_k": 0}, "top_k is 0"),
         ({"top_p": 0.0}, "top_p is 0.0"),
+        ({"stop": torch.tensor([5, 6])}, r"stop must be a list of int64 tensors \[length\], one per place to stop at"),
+        ({"stop": [[1, 2]]}, "stop must be a list"),
+        ({"stop": "ab"}, "stop must be a list"),
         ({"top_p": 1.1}, "top_p is 1.1"),
     ],
 )

@@ -175,6 +175,8 @@ def test_bad_inputs_are_named(model, new_config, new_model, some_tokens):
     refused("the state must be of type LMState, got BlockState", model, tokens, state.blocks[0])
     refused(r"labels must be \[B, T\] = \(2, 9\) int64, got \(2, 8\)", model.loss, tokens, tokens[:, 1:])
     refused(r"labels must be .*, got \(2, 9\) torch.float32", model.loss, tokens, tokens.float())
+    refused("labels must be a tensor, got list", model.loss, tokens, tokens.tolist())
+    refused("tokens must be a tensor, got list", model.loss, tokens.tolist(), tokens)
     refused(r"label 50 is outside the vocabulary 0 \.\.\. 49", model.loss, tokens, torch.full_like(tokens, 50))
     refused(r"weights must be \[B, T\]", model.loss, tokens, tokens, weights=torch.ones(2, 8))
     other = new_model(new_config(variant="mag", window_size=7))

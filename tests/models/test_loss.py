@@ -1,5 +1,6 @@
 """The mean is over the labels that count, as much as they count."""
 
+import pytest
 import torch
 
 from titans.models.loss import IGNORED, weighted_cross_entropy
@@ -33,6 +34,7 @@ def test_nothing_to_learn_is_a_loss_of_zero_with_gradients():
     assert (logits.grad == 0).all()
 
 
-def test_bfloat16_is_summed_in_single_precision():
-    logits, labels = torch.randn(1, 4, 7).bfloat16(), torch.randint(0, 7, (1, 4))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_single_precision(dtype):
+    logits, labels = torch.randn(1, 70_000, 7).to(dtype), torch.randint(0, 7, (1, 70_000))  # more than float16 counts
     assert torch.equal(weighted_cross_entropy(logits, labels), weighted_cross_entropy(logits.float(), labels))

@@ -17,10 +17,6 @@ from titans.training.config import TrainConfig
         ("length", -1),
         ("batch_size", 2**23),
         ("learning_rate", 0.0),
-        ("learning_rate", float("inf")),
-        ("weight_decay", float("inf")),
-        ("clip_norm", float("inf")),
-        ("gate_penalty", float("inf")),
         ("warmup_steps", -1),
         ("final_lr_fraction", 1.5),
         ("weight_decay", -0.1),
@@ -28,7 +24,6 @@ from titans.training.config import TrainConfig
         ("clip_norm", 0.0),
         ("gate_penalty", -0.1),
         ("penalty_warmup_steps", -1),
-        ("precision", "float16"),
         ("seed", -1),
         ("log_every", 0),
         ("eval_every", 0),
@@ -38,6 +33,22 @@ from titans.training.config import TrainConfig
 )
 def test_a_bad_value_is_named_with_its_remedy(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"TrainConfig\.{field} is .*; it must be "):
+        TrainConfig(**{field: value})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("learning_rate", float("inf"), "a finite number, not inf"),
+        ("clip_norm", "1", "a number, not text"),
+        ("steps", 5.5, "a whole number, not a number"),
+        ("steps", 4.0, "a whole number, not a number"),
+        ("steps", "5", "a whole number, not text"),
+        ("precision", "float16", "one of float32, bfloat16, not 'float16'"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(field: str, value: object, expected: str) -> None:
+    with pytest.raises(ValueError, match=rf"TrainConfig\.{field} should be {expected}"):
         TrainConfig(**{field: value})  # pyright: ignore[reportArgumentType]
 
 

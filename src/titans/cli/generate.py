@@ -61,14 +61,18 @@ def run(
     import_torch()
 
     from titans.baselines import load_model
-    from titans.models.generation import generate
+    from titans.files import require_writable
+    from titans.models.generation import check_settings, generate
     from titans.models.language_model import TitansLM
     from titans.training.model import best_device
 
     if "" in stop:
         raise TitansError("--stop is empty text: give at least one character")
-    if save_state is not None and save_state.is_dir():
-        raise TitansError(f"--save-state {save_state} is a folder; name a file")
+    check_settings(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    if save_state is not None:
+        if save_state.is_dir():
+            raise TitansError(f"--save-state {save_state} is a folder; name a file")
+        require_writable(save_state.parent)
     blocks = _stdin_blocks() if prompt is None else _blocks(os.fsencode(prompt))
     model = load_model(checkpoint)
     if not isinstance(model, TitansLM):

@@ -346,7 +346,9 @@ class NeuralMemory(nn.Module):
         check_devices(x.device, **{"the state": state.position})
         dtype = self._state_dtype
         if state.weights[0].dtype != dtype:
-            raise ValueError(f"the state is {state.weights[0].dtype}, this memory keeps {dtype}; convert one of them")
+            raise ValueError(
+                f"the state is {state.weights[0].dtype}, this memory keeps {dtype}: pass state.to({dtype})"
+            )
         if state.tail.shape[1:] != self._tail_shape:
             raise ValueError(
                 f"the state belongs to another memory: its convolution tail is {tuple(state.tail.shape[1:])}, "

@@ -47,7 +47,7 @@ class _Chunk:
         self.added_momentum = [torch.zeros_like(w) for w in weights]
         self.pending = pending  # [H, L]
         self.pending_now = pending
-        self.divisor = torch.ones(len(weights[0]), 1, 1, dtype=weights[0].dtype)  # n
+        self.divisor = weights[0].new_ones(len(weights[0]), 1, 1)  # n
         self.momentum_divisor = torch.ones_like(self.divisor)  # m
         self.inputs: list[list[Tensor]] = []
         self.errors: list[list[Tensor]] = []
@@ -64,7 +64,7 @@ class _Chunk:
 
 def _run_row(call: Call, b: int) -> tuple[Tensor, MemoryState]:
     network, norm = call.network, call.norm
-    state = call.state.select(torch.tensor([b]))
+    state = call.state.map(lambda tensor: tensor[b : b + 1])
     chunk_size = state.chunk_size
     position = int(state.position)
     chunk = _reopen(call, state, position % chunk_size)
@@ -216,7 +216,7 @@ def _as_state(old: MemoryState, chunk: _Chunk, position: int) -> MemoryState:
 
     gates = [[gate[None, :, None] for gate in token] for token in chunk.gates]
     return old.replace(
-        position=torch.tensor([position]),
+        position=old.position.new_tensor([position]),
         weights=_batched(chunk.start),
         momentum=_batched(chunk.start_momentum),
         pending=chunk.pending.unsqueeze(0),

@@ -13,7 +13,7 @@ from titans.errors import TitansError
 from titans.files import LAYOUT_KEY, check_layout, load_tensors, save_tensors, spoilt
 
 LAYOUT = 4  # of the tensors in a file; in earlier ones the guard knew other things
-_KNOWN = "known_position"  # the one field that says of tensors what they hold
+_KNOWN, _OWNED = "known_position", "owned"  # fields that say something of the tensors
 
 
 class TensorTree:
@@ -21,24 +21,22 @@ class TensorTree:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Self:
         """A copy with `change` applied to every tensor."""
-        return _map(self, change, keep=False)
+        return _map(self, change)
 
     def detach(self) -> Self:
         """The same values, cut off from the graph that made them and from the model's parameters."""
-        return _map(self, lambda tensor: tensor.detach().clone(), keep=True)
+        return _map(self, lambda tensor: tensor.detach().clone(), known=True)
 
     def own(self) -> Self:
         """The same values in memory of their own, to be changed in place: no gradients, nothing shared."""
-        return self.map(lambda tensor: tensor.detach().clone(memory_format=torch.contiguous_format))
-
-    @property
-    def may_share(self) -> bool:
-        """Whether tensors may be those of others or one row's for all, as a beginning's are."""
-        return False
+        return _map(self, lambda tensor: tensor.detach().clone(memory_format=torch.contiguous_format), owned=True)
 
     def check_own(self) -> None:
-        """Raises ValueError if the state cannot be changed in place, as it may share its tensors (`own`)."""
-        if self.may_share:
+        """Raises ValueError if the state cannot be changed in place, as it is not one of `own`.
+
+        Its tensors may be those of others, or one row's for all, as a beginning's are.
+        """
+        if not getattr(self, _OWNED):
             raise ValueError("the state may share its tensors with others: pass state.own(), to be changed in place")
 
     def copy_(self, other: Self) -> None:
@@ -47,9 +45,10 @@ class TensorTree:
             if mine is not theirs:
                 mine.copy_(theirs)
 
-    def to(self, device: torch.device | str) -> Self:
-        """The same values on another device."""
-        return self.map(lambda tensor: tensor.to(device))
+    def to(self, target: torch.device | str | torch.dtype) -> Self:
+        """The same values on another device, or in another precision; what is counted stays whole."""
+        kept = isinstance(target, torch.dtype)
+        return self.map(lambda tensor: tensor if kept and not tensor.is_floating_point() else tensor.to(target))
 
     def select(self, rows: Tensor) -> Self:
         """The state of some rows of the batch (int64 indices [N]); repeats are allowed."""
@@ -111,10 +110,8 @@ class MemoryState(TensorTree):
     known_position: int | None = None
     """`position`, where it is every row's and the processor knows it, so that an accelerator need not be asked. Copies
     by anything but `detach` forget it, as they may be changed in place"""
-
-    @property
-    def may_share(self) -> bool:
-        return self.known_position is not None
+    owned: bool = False
+    """whether nothing else has these tensors (`own`); copies of any kind forget it"""
 
     @classmethod
     def fresh(
@@ -159,7 +156,7 @@ class MemoryState(TensorTree):
         """A copy with some fields changed."""
         if "position" in changes:
             changes = {_KNOWN: None} | changes
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(self, **{_OWNED: False} | changes)
 
     def save(self, path: str | Path) -> None:
         """Writes the state to one safetensors file, atomically."""
@@ -185,17 +182,19 @@ class MemoryState(TensorTree):
         return cls(**single, **groups)  # pyright: ignore[reportArgumentType]
 
 
-def _map(node: Any, change: Callable[[Tensor], Tensor], keep: bool) -> Any:
-    """keep: what the processor knows of the tensors holds after the change as well."""
+def _map(node: Any, change: Callable[[Tensor], Tensor], *, known: bool = False, owned: bool = False) -> Any:
+    """known: what the processor knows of the tensors holds after the change as well; owned: nothing else has them."""
     if isinstance(node, Tensor):
         return change(node)
     if isinstance(node, tuple):
-        return tuple(_map(child, change, keep) for child in node)
-    if dataclasses.is_dataclass(node) and not isinstance(node, type):
+        return tuple(_map(child, change, known=known, owned=owned) for child in node)
+    if isinstance(node, TensorTree) and dataclasses.is_dataclass(node):
         fields = {field.name: getattr(node, field.name) for field in dataclasses.fields(node)}
-        if not keep:
-            fields.pop(_KNOWN, None)
-        return type(node)(**{name: _map(child, change, keep) for name, child in fields.items()})
+        said: dict[str, Any] = {_OWNED: owned} if _OWNED in fields else {}
+        said |= {_KNOWN: None} if _KNOWN in fields and not known else {}
+        return type(node)(
+            **{name: _map(child, change, known=known, owned=owned) for name, child in fields.items()} | said
+        )
     return node
 
 
@@ -205,6 +204,6 @@ def _walk(node: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
     elif isinstance(node, tuple):
         for i, child in enumerate(node):
             yield from _walk(child, f"{prefix}.{i}" if prefix else str(i))
-    elif dataclasses.is_dataclass(node):
+    elif isinstance(node, TensorTree) and dataclasses.is_dataclass(node):
         for field in dataclasses.fields(node):
             yield from _walk(getattr(node, field.name), f"{prefix}.{field.name}" if prefix else field.name)

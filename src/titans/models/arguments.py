@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from titans.memory.arguments import check_devices, check_shapes
+from titans.memory.arguments import check_devices, check_shapes, check_tensors
 from titans.models.loss import IGNORED
 
 
@@ -32,6 +32,7 @@ def check_tokens(tokens: Tensor, vocab_size: int, **flags: Tensor | None) -> Non
 
 def check_labels(tokens: Tensor, labels: Tensor, weights: Tensor | None, vocab_size: int) -> None:
     """Raises ValueError unless labels is [B, T] int64 with ids or -100, and weights [B, T] or None."""
+    check_tensors(tokens=tokens, labels=labels)
     if labels.shape != tokens.shape or labels.dtype != torch.int64:
         expected = f"[B, T] = {tuple(tokens.shape)} int64"
         raise ValueError(f"labels must be {expected}, got {tuple(labels.shape)} {labels.dtype}")

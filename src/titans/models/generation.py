@@ -44,10 +44,11 @@ def generate(
         The new tokens of each row, and the state after them: every token returned has been read.
 
     Raises:
-        ValueError: a prompt is empty, or a setting is out of range.
+        ValueError: a prompt is empty, a sequence to stop at is none of tokens, or a setting is out of range.
         NonFiniteError: the model or its memory has overflowed.
     """
-    _check(prompts, max_new_tokens, temperature, top_k, top_p, seed)
+    check_settings(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    _check_sequences(prompts, stop)
     device = model.embedding.weight.device
     logits, after = prefill(model, [prompt.to(device) for prompt in prompts], state)
     decode = Decoder(model, after)
@@ -108,7 +109,8 @@ def _draw(logits: Tensor, temperature: float, top_k: int | None, top_p: float | 
         return logits.argmax()
     logits = logits / temperature
     if top_k is not None and top_k < len(logits):
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[-1], -torch.inf)
+        likeliest = logits.topk(top_k)  # k of them where some are equal, too
+        logits = torch.full_like(logits, -torch.inf).scatter(0, likeliest.indices, likeliest.values)
     probabilities = logits.softmax(-1)
     if top_p is not None:
         ranked, order = probabilities.sort(descending=True)
@@ -117,20 +119,17 @@ def _draw(logits: Tensor, temperature: float, top_k: int | None, top_p: float | 
     return torch.multinomial(probabilities, 1, generator=g)[0]
 
 
-def _check(
-    prompts: Sequence[Tensor],
+def check_settings(
+    *,
     max_new_tokens: int,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    seed: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int = 0,
 ) -> None:
-    if isinstance(prompts, Tensor) or not all(isinstance(p, Tensor) and p.dim() == 1 for p in prompts):
-        raise ValueError("prompts must be a list of int64 tensors [length], one per row")
-    if not prompts or min(len(prompt) for prompt in prompts) == 0:
-        raise ValueError("every prompt needs at least one token")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
+    """Raises ValueError where a setting of `generate` is out of range: before a long text is read, not after."""
+    if type(max_new_tokens) is not int or max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be a whole number, at least 1")
     if temperature != 0 and not COLDEST <= temperature < float("inf"):
         raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or at least {COLDEST}")
     if top_k is not None and (type(top_k) is not int or top_k < 1):
@@ -139,3 +138,11 @@ def _check(
         raise ValueError(f"top_p is {top_p}; it must be above 0 and at most 1")
     if not 0 <= seed < 2**63:
         raise ValueError(f"seed is {seed}; it must be 0 or more, and below 2**63")
+
+
+def _check_sequences(prompts: Sequence[Tensor], stop: Sequence[Tensor]) -> None:
+    for name, sequences, each in (("prompts", prompts, "row"), ("stop", stop, "place to stop at")):
+        if isinstance(sequences, Tensor) or not all(isinstance(one, Tensor) and one.dim() == 1 for one in sequences):
+            raise ValueError(f"{name} must be a list of int64 tensors [length], one per {each}")
+    if not prompts or min(len(prompt) for prompt in prompts) == 0:
+        raise ValueError("every prompt needs at least one token")

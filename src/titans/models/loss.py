@@ -19,12 +19,12 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | Non
     """Mean cross-entropy in nats over the labels that are not -100; 0 without any.
 
     Args:
-        logits: [B, T, V]; bfloat16 is taken to float32 first.
+        logits: [B, T, V]; half precision is taken to float32 first.
         labels: [B, T] int64.
         weights: [B, T], how much each label counts in the mean; None for all the same.
     """
     logits, labels = logits.flatten(0, 1), labels.flatten()
-    logits = logits.float() if logits.dtype == torch.bfloat16 else logits
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     counted = (labels != IGNORED).to(logits.dtype)
     if weights is not None:
         counted = weights.flatten() * counted

@@ -33,10 +33,6 @@ class AttentionState(TensorTree):
     tail: Tensor
     """convolution tail of q, k, v [B, conv_size - 1, 3 dim]"""
 
-    @property
-    def may_share(self) -> bool:
-        return not self.keys.is_contiguous()
-
 
 @dataclass(frozen=True)
 class ContextState(TensorTree):
@@ -60,10 +56,6 @@ class BlockState(TensorTree):
     attention: AttentionState | None = None
     context: ContextState | None = None
 
-    @property
-    def may_share(self) -> bool:
-        return any(part is not None and part.may_share for part in (self.memory, self.attention))
-
 
 @dataclass(frozen=True)
 class LMState(TensorTree):
@@ -74,10 +66,8 @@ class LMState(TensorTree):
     blocks: tuple[BlockState, ...]
     config: TitansConfig
     """of the model that the state belongs to"""
-
-    @property
-    def may_share(self) -> bool:
-        return any(block.may_share for block in self.blocks)
+    owned: bool = False
+    """whether nothing else has these tensors (`own`); copies of any kind forget it"""
 
     @property
     def rows(self) -> int:

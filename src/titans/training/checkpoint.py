@@ -101,11 +101,14 @@ def save_checkpoint(
     target = run / f"{LINK}-{progressed.step:08}"
     with writing(run / LINK):
         _make_room(run)
-        if not target.exists():
+        there = current(run)
+        if there is None or there.resolve() != target.resolve():
+            if target.exists():  # of a run that was killed before the link named it, and has gone another way since
+                shutil.rmtree(target)
             temporary = run / f".{LINK}-{secrets.token_hex(4)}.tmp"
             try:
                 temporary.mkdir()  # with the rights that the user gives to new folders
-                tokenizer = (current(run) or run) / TOKENIZER_NAME
+                tokenizer = (there or run) / TOKENIZER_NAME
                 if tokenizer.exists():
                     shutil.copyfile(tokenizer, temporary / TOKENIZER_NAME)
                 progressed = replace(progressed, tokenizer=_tokenizer_hash(temporary), carried=state is not None)

@@ -41,7 +41,8 @@ def watched(model: StatefulModel) -> Iterator[Callable[[], Tensor]]:
     The means over tokens, heads and memories of log(1 + gate / TRACE) / log(1 + 1 / TRACE) for alpha and for theta (as
     a share of its upper end, before momentum takes its part), and of what momentum carries, which rises with the
     logarithm of its horizon 1 / (1 - eta) from 0 at eta = 0 to 1 at eta = 1, added up: from 0 to 3. 0 for a model
-    without memories.
+    without memories. The mean is over the calls' means: slots of MAC's segments that have no token, where a document
+    ends within one, count as well.
     """
     steps, forgets, carries = [], [], []
 

@@ -71,6 +71,13 @@ def test_steps_in_inference_mode():
     torch.testing.assert_close(y, expected[:, 6:], rtol=0, atol=1e-5)
 
 
+def test_what_a_call_returns_is_not_its_own():
+    memory, x = NeuralMemory(32, MemoryConfig(num_heads=2, chunk_size=4)), torch.randn(1, 6, 32)
+    _, after = memory(x[:, :2], memory.begin(x).own())
+    with pytest.raises(ValueError, match=r"pass state\.own\(\)"):
+        memory.step_(x[:, 2], after)
+
+
 def test_a_state_on_another_device_is_refused():
     memory, x = NeuralMemory(8, MemoryConfig(num_heads=2, chunk_size=4)), torch.randn(2, 8)
     away = memory.begin(x).own().to("meta")
