@@ -16,6 +16,7 @@ from titans.training.checkpoint import (
     load_checkpoint,
     read_settings,
     refuse_to_overwrite,
+    run_of,
     save_checkpoint,
 )
 from titans.training.config import TrainConfig
@@ -37,6 +38,19 @@ def load(run: Path, small_model) -> tuple[float, Progressed]:
     model = small_model()
     _, found = load_checkpoint(run, model, make_optimizer(model, TrainConfig()))
     return model.head.bias[0].item(), found
+
+
+def as_it_is(run: Path) -> None:
+    pass
+
+
+def without_its_link(run: Path) -> None:
+    (run / "checkpoint").unlink()
+
+
+def with_a_folder_in_its_place(run: Path) -> None:
+    (run / "checkpoint").unlink()
+    shutil.copytree(run / "checkpoint-00000001", run / "checkpoint")
 
 
 def test_the_tokenizer_is_the_one_that_training_began_with(tmp_path: Path, small_model) -> None:
@@ -110,6 +124,14 @@ def test_a_copy_without_its_link_is_no_empty_folder(tmp_path: Path, small_model)
     assert load(tmp_path, small_model) == (1.0, progressed(1))
 
 
+@pytest.mark.parametrize("copied", [as_it_is, with_a_folder_in_its_place])
+def test_a_checkpoint_belongs_to_the_run_that_it_lies_in(tmp_path: Path, small_model, copied) -> None:
+    save(tmp_path, small_model, 1)
+    copied(tmp_path)
+    for name in (".", "checkpoint", "checkpoint-00000001"):
+        assert run_of(tmp_path / name).resolve() == tmp_path.resolve()
+
+
 class Killed(BaseException):
     pass
 
@@ -132,19 +154,6 @@ def killer() -> Killer:
     killer = Killer()
     sys.addaudithook(killer)  # for good, but idle while `left` is None
     return killer
-
-
-def as_it_is(run: Path) -> None:
-    pass
-
-
-def without_its_link(run: Path) -> None:
-    (run / "checkpoint").unlink()
-
-
-def with_a_folder_in_its_place(run: Path) -> None:
-    (run / "checkpoint").unlink()
-    shutil.copytree(run / "checkpoint-00000001", run / "checkpoint")
 
 
 @pytest.mark.parametrize("copied", [as_it_is, without_its_link, with_a_folder_in_its_place])

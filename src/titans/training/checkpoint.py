@@ -74,7 +74,7 @@ def find_checkpoint(folder: str | Path) -> Path:
 def run_of(folder: str | Path) -> Path:
     """The run that `folder`, a run or one of its checkpoints, belongs to; of any other folder itself."""
     resolved = Path(folder).resolve()
-    return resolved.parent if re.fullmatch(rf"{LINK}-\d{{8}}", resolved.name) else Path(folder)
+    return resolved.parent if re.fullmatch(rf"{LINK}(-\d{{8}})?", resolved.name) else Path(folder)
 
 
 def current(run: Path) -> Path | None:
