@@ -64,7 +64,7 @@ class _Chunk:
 
 def _run_row(call: Call, b: int) -> tuple[Tensor, MemoryState]:
     network, norm = call.network, call.norm
-    state = call.state.map(lambda tensor: tensor[b : b + 1])
+    state = call.state.select(call.state.position.new_tensor([b]))
     chunk_size = state.chunk_size
     position = int(state.position)
     chunk = _reopen(call, state, position % chunk_size)
