@@ -111,8 +111,7 @@ def _begin(
         as_large = known_variant == "attention" and recipe is not None
         config = control_of(config) if as_large else config.replace(variant=known_variant)
     refuse_to_overwrite(out)
-    if recipe is None or recipe.reads_text:
-        corpus.require_outside(out, text)
+    corpus.require_outside(out, text)
     with removed_on_failure(out, unless=out / LINK):
         read = corpus.corpus_of(recipe, text, spool=out)
         sides = corpus.remember(out, text, name, read, settings)

@@ -7,7 +7,7 @@ from titans.errors import TitansError
 from titans.files import write_text
 from titans.report import figures, heat_maps, page
 from titans.report.interval import interval, spelled
-from titans.report.metrics import METRICS_NAME, read_curve, read_metrics
+from titans.report.metrics import METRICS_NAME, read_metrics, read_training
 from titans.report.results import (
     RESULTS_NAME,
     Distance,
@@ -54,9 +54,7 @@ def _read(folder: Path) -> Results:
             raise TitansError(f"nothing to report in {folder}: it has neither {RESULTS_NAME} nor {METRICS_NAME}")
         return read_metrics(folder)
     results = read_results(folder)
-    if results.training is None and has_curves and read_curve(folder):
-        return replace(results, training=read_metrics(folder).training)
-    return results
+    return replace(results, training=read_training(folder)) if has_curves and results.training is None else results
 
 
 def render(results: Results) -> str:

@@ -25,6 +25,13 @@ class _Validation:
     validation_bits_per_token: float | None
 
 
+def read_training(folder: Path) -> Training | None:
+    """The curve of `folder/metrics.jsonl`, None before its first line; errors as in `read_metrics`."""
+    points = read_curve(folder)
+    name = (Path(folder) / METRICS_NAME).resolve().parent.name
+    return Training(curves={name: points}, unit="bits per token") if points else None
+
+
 def read_metrics(folder: Path) -> Results:
     """Reads `folder/metrics.jsonl`: one JSON object a line, each with `tokens`, `seconds` and either
     `bits_per_token` (a training batch) or `validation_bits_per_token` (held-out text).
@@ -34,12 +41,10 @@ def read_metrics(folder: Path) -> Results:
     Raises:
         TitansError: the file cannot be read, or a line is damaged or lacks a key (the message names the line).
     """
-    path = Path(folder) / METRICS_NAME
-    points = read_curve(folder)
-    if not points:
-        raise TitansError(f"{path} is empty: there is nothing to report yet")
-    name = path.resolve().parent.name
-    return Results(title=f"Training run {name}", training=Training(curves={name: points}, unit="bits per token"))
+    training = read_training(folder)
+    if training is None:
+        raise TitansError(f"{Path(folder) / METRICS_NAME} is empty: there is nothing to report yet")
+    return Results(title=f"Training run {next(iter(training.curves))}", training=training)
 
 
 def read_curve(folder: Path) -> list[TrainingPoint]:
