@@ -64,7 +64,7 @@ class Settings:
     dim: int
     layers: int
     heads: int
-    memory_layers: list[int] | None
+    memory_layers: list[int]
     tokens: int
     length: int
     rows: int
@@ -98,7 +98,7 @@ def configurations(settings: Settings) -> dict[str, TitansConfig]:
         num_heads=settings.heads,
         window_size=settings.window,
         segment_size=settings.window,
-        memory_layers=tuple(settings.memory_layers) if settings.memory_layers else None,
+        memory_layers=tuple(settings.memory_layers),
         memory=MemoryConfig(num_heads=settings.heads, depth=settings.depth, chunk_size=settings.chunk_size),
     )
     control = control_of(titans)
@@ -256,17 +256,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dim", type=int, default=64)
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--heads", type=int, default=2, help="of attention and of the memory")
-    parser.add_argument("--memory-layers", type=int, nargs="+", help="blocks with a memory, from 0; left out: all")
+    parser.add_argument("--memory-layers", type=int, nargs="+", default=[1], help="blocks with a memory, from 0")
     parser.add_argument("--tokens", type=int, default=4_000_000, help="training tokens")
     parser.add_argument("--length", type=int, default=512, help="tokens per row and step")
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--pass-keys", type=float, default=0.0, help="share of the rows, for example 0.5")
-    parser.add_argument("--eval-tokens", type=int, default=1_000_000, help="held-out tokens")
+    parser.add_argument("--eval-tokens", type=int, default=500_000, help="held-out tokens")
     parser.add_argument("--recall-distances", type=int, nargs="+", default=list(RECALL_DISTANCES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread")
-    parser.add_argument("--out", type=Path, default=Path("docs/results/memory_gain.json"))
+    parser.add_argument("--out", type=Path, default=Path("runs/memory_gain.json"))
     parsed = parser.parse_args()
     if not 0 <= parsed.pass_keys < 1 or round(parsed.pass_keys * parsed.rows) == parsed.rows:
         parser.error("--pass-keys must be from 0 to below 1 and leave a row for text")

@@ -74,30 +74,32 @@ lower than in other tables with as many threads the shares above it are too high
 
 _SUMMARY = """## In short
 
-What was aimed at, and what the tables below say: from the lowest to the highest of their sizes, chunk lengths and
-variants. Speeds are quotients of two medians of their column *speed*; with few rounds (they are in the commands) and
-the spreads in the tables a tenth more or less is not to be told from noise. Two earlier runs, one with other work
-beside it, had single values up to a quarter lower or higher, and one of them another verdict on the shares at chunks of
-16 ([lab log](lab-log.md), "performance, three times").
+*wanted* is what this project aimed at before it measured. Beside it is what the tables below say, from the lowest
+to the highest of their sizes, chunk lengths and variants; *in part*: reached by some of them. Speeds are quotients
+of two medians of their column *speed*; with few rounds (they are in the commands) and the spreads in the tables a
+tenth more or less is not to be told from noise. Two earlier runs, one with other work beside it, had single values
+up to a quarter lower or higher, and one of them another verdict on the shares at chunks of 16 ([lab
+log](lab-log.md), "performance, three times"). All of it was measured on 2026-11-28, before the bound of the
+step-size guard and the kernels for short chunks were changed, and not since.
 
 {table}
 
-Memory while training, "the smallest constant of all compared", holds for layers at the one length that was measured;
-a whole MAC step takes more than Llama's and the control's (below). That a token's cost stays the same was measured up
-to a million tokens for reading and decoding, and up to 16,384 for training.
+Another aim was the least memory in training of all that were compared. Of the layers it is met, at the one length that
+was measured; a whole MAC step takes more than Llama's and the control's (below). That a token's cost stays the same
+was measured up to a million tokens for reading and decoding, and up to 16,384 for training.
 
 Where an aim is hard to reach:
 
-- **Per token.** The operation already runs at half the rate of a large product at chunks of 16 (see there); a quarter
-  more speed would have to come from it.
+- **Per token.** The operation already runs at half the rate of a large product at chunks of 16 (see there); up to
+  37 % more speed with one thread would have to come from it.
 - **32 sessions.** Sessions share the reading of projections and MLP from memory, not their memories: each has weights
   and momentum of its own, which are read and written for every token of every session.
 - **titans-pytorch's chunks of 64.** That form takes all gradients of 64 tokens at one weight and has one gate for
   them; ours is exact for every token. A token of our layer costs 4.3 million operations, forward and backward, at D =
   256 and chunks of 16, projections included; three times the other's speed would be the full rate of a large matrix
   product in float32 ([lab log](lab-log.md), "the kernel at its bar").
-- **Chunks of 16.** Measured with the step-size guard as it was, whose bound on the spectral norm was itself a product:
-  a quarter as many operations as are counted, and left out of the count. It is gone; not measured again since.
+- **Chunks of 16.** The step-size guard as it was then had a bound on the spectral norm that was itself a product: a
+  quarter as many operations as are counted, and left out of the count. It is gone.
 - **MAC.** Its segments are read one after the other, 64 tokens at a time in the whole batch: products too small to be
   fast, and too little work to share out over threads. Its matrix products and the memory's kernel alone, beside what
   the control does, come to 1.37 to 1.46 times the control's step ([lab log](lab-log.md), "what MAC's step is made
