@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from titans.errors import TitansError
-from titans.files import load_tensors, read_json, removed_on_failure, save_tensors, write_text, writing
+from titans.files import load_tensors, locked, read_json, removed_on_failure, save_tensors, write_text, writing
 
 
 @pytest.mark.parametrize(
@@ -47,17 +47,21 @@ def test_a_link_stays_a_link(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    for name in ("pipe", "."):
+    (tmp_path / "circle").symlink_to("circle")
+    for name in ("pipe", ".", "circle"):
         with pytest.raises(TitansError, match="not a regular file; name another"):
             write_text(tmp_path / name, "x")
     assert (tmp_path / "pipe").is_fifo()
+
+
+OWN = ("run", "f*", "link")
 
 
 @pytest.mark.parametrize("error", [TitansError, KeyboardInterrupt])
 def test_failed_work_leaves_a_folder_as_it_was(tmp_path: Path, error: type[BaseException]) -> None:
     (tmp_path / "mine").write_text("mine")
     for folder in (tmp_path, tmp_path / "new"):
-        with pytest.raises(error), removed_on_failure(folder):  # noqa: PT012
+        with pytest.raises(error), removed_on_failure(folder, OWN, unless=folder / "done"):  # noqa: PT012
             (folder / "run" / "deep").mkdir(parents=True)
             (folder / "file").write_text("x")
             (folder / "link").symlink_to(folder / "run")
@@ -65,10 +69,31 @@ def test_failed_work_leaves_a_folder_as_it_was(tmp_path: Path, error: type[BaseE
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
-def test_work_that_succeeds_stays(tmp_path: Path) -> None:
-    with removed_on_failure(tmp_path / "new"):
-        (tmp_path / "new").mkdir()
-    assert (tmp_path / "new").exists()
+def test_failed_work_leaves_what_others_have_written_meanwhile(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    with pytest.raises(KeyError), removed_on_failure(folder, OWN, unless=folder / "done"):  # noqa: PT012
+        (folder / "thesis").mkdir(parents=True)
+        (folder / "run").mkdir()
+        raise KeyError
+    assert [path.name for path in folder.iterdir()] == ["thesis"]
+
+
+def test_work_that_succeeds_or_is_done_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    with removed_on_failure(folder, OWN, unless=folder / "done"):
+        (folder / "run").mkdir(parents=True)
+    with pytest.raises(KeyError), removed_on_failure(folder, OWN, unless=folder / "done"):  # noqa: PT012
+        (folder / "file").touch()
+        (folder / "done").touch()
+        raise KeyError
+    assert sorted(path.name for path in folder.iterdir()) == ["done", "file", "run"]
+
+
+def test_a_folder_is_locked_for_one_at_a_time(tmp_path: Path) -> None:
+    with locked(tmp_path), pytest.raises(TitansError, match="in use"), locked(tmp_path, busy="in use"):
+        pass
+    with locked(tmp_path, busy="in use"):
+        pass
 
 
 @pytest.mark.parametrize("metadata", [{"titans": "model"}, {"titans": "model", "header": json.dumps([1])}])

@@ -6,8 +6,8 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -30,9 +30,8 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
     """
     path = Path(path)
     with writing(path):
-        target = path.resolve()
-        if target.exists() and not target.is_file():
-            raise TitansError(f"cannot write {path}: it is not a regular file; name another")
+        require_replaceable(path)
+        target = Path(os.path.realpath(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
         try:
@@ -61,6 +60,16 @@ def writing(path: Path) -> Iterator[None]:
         raise TitansError(f"cannot write {path}: {reason}; choose another folder") from error
 
 
+def require_replaceable(path: Path) -> None:
+    """Refuses what a file cannot take the place of: before long work, not after.
+
+    Raises:
+        TitansError: `path` is a device, a pipe, a folder or a link that leads in a circle.
+    """
+    if os.path.islink(os.path.realpath(path)) or (path.exists() and not path.is_file()):
+        raise TitansError(f"cannot write {path}: it is not a regular file; name another")
+
+
 def require_writable(folder: Path) -> None:
     """Makes `folder` if it is not there, and sees that files can be written in it: before long work, not after.
 
@@ -74,24 +83,32 @@ def require_writable(folder: Path) -> None:
 
 
 @contextmanager
-def removed_on_failure(folder: Path, *, unless: Path | None = None) -> Iterator[None]:
-    """Takes away again what has come into `folder`, and a folder that has come into being, if the work inside fails.
+def removed_on_failure(folder: Path, names: Sequence[str], *, unless: Path) -> Iterator[None]:
+    """Takes away again what has come into `folder` by one of `names`, if the work inside fails, and then the folder.
 
-    Everything stays if `unless` exists by then.
+    What else has come into it, from another program, stays, and so does everything once `unless` exists.
+
+    Args:
+        names: with `*` for any letters.
     """
-    existed, before = folder.exists(), set(folder.glob("*"))
+
+    def found() -> set[Path]:
+        return {path for name in names for path in folder.glob(name)}
+
+    existed, before = folder.exists(), found()
     try:
         yield
     except BaseException:
-        if unless is not None and unless.exists():
+        if unless.exists():
             raise
-        for path in set(folder.glob("*")) - before:
+        for path in found() - before:
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
-        if not existed and folder.exists():
-            folder.rmdir()
+        if not existed:
+            with suppress(OSError):  # it is not there, or not empty
+                folder.rmdir()
         raise
 
 
@@ -164,8 +181,12 @@ def read_json(path: str | Path) -> dict:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """While it holds no other process is in it for the same folder, which is made. Windows has no such locks."""
+def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
+    """While it holds no other process is in it for the same folder, which is made. Windows has no such locks.
+
+    Args:
+        busy: what is said, as a TitansError, if another process is in it; None: waits for that one.
+    """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -175,7 +196,11 @@ def locked(folder: Path) -> Iterator[None]:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX if busy is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise TitansError(busy) from None
+    try:
         yield
     finally:
         os.close(descriptor)

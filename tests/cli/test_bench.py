@@ -10,6 +10,7 @@ import pytest
 
 from titans.bench import model
 from titans.bench.contest import Contender, Contest, Work
+from titans.cli import bench as module
 from titans.cli.main import main
 from titans.cli.processors import processors
 
@@ -36,7 +37,8 @@ def bench(*options: str | Path) -> int:
     return main(["bench", "model", "--quick", "--rounds", "2", *map(str, options)])
 
 
-def test_a_table_and_files(tmp_path: Path, capsys) -> None:
+def test_a_table_and_files(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "processors", lambda: 2)
     assert bench("--threads", "1", "2", "--out", tmp_path / "found") == 0
     out = capsys.readouterr().out
     assert "a training step, 1 thread" in out
@@ -45,6 +47,13 @@ def test_a_table_and_files(tmp_path: Path, capsys) -> None:
     assert [outcome["threads"] for outcome in stored["outcomes"]] == [1, 2]
     assert stored["machine"]["processor"]
     ElementTree.parse(tmp_path / "found" / "model.svg")
+
+
+def test_where_files_cannot_go_is_said_before_anything_is_measured(tmp_path: Path, capsys) -> None:
+    (tmp_path / "model.svg").mkdir()
+    assert bench("--out", tmp_path) == 2
+    assert "model.svg: it is not a regular file; name another" in capsys.readouterr().err
+    assert not (tmp_path / "model.json").exists()
 
 
 def test_an_interruption_loses_only_the_table_being_measured(tmp_path: Path, monkeypatch, capsys) -> None:

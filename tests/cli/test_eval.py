@@ -42,6 +42,8 @@ def test_without_a_text_it_is_the_one_held_out(run: Path, text: Path, capsys) ->
     assert held_out["tokens"] == pytest.approx(len(text.read_bytes()) / 10, abs=3)
     last_line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert evaluate("--checkpoint", run, "--json", "--max-tokens", last_line["validation_tokens"]) == 0
+    found = json.loads(capsys.readouterr().out)["bits_per_byte"]
+    assert found == pytest.approx(last_line["validation_bits_per_token"], rel=1e-4)
 
 
 def test_what_was_held_out_is_found_by_the_name_of_the_checkpoint_too(run: Path, tmp_path: Path, capsys) -> None:

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from titans.baselines import BaselineConfig, BaselineLM
 from titans.cli import generate as module
+from titans.cli import main as main_module
 from titans.cli.main import main
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
@@ -83,6 +85,21 @@ def test_a_saved_memory_has_read_the_prompt_and_what_was_written(run: Path, tmp_
     assert not torch.allclose(model(tokens, state)[0], model(tokens)[0])
 
 
+def test_the_memory_is_saved_though_the_reader_of_the_text_has_left(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Left(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    options = ("--checkpoint", run, "--prompt", "fox", "--max-new-tokens", "6", "--save-state", tmp_path / "memory")
+    monkeypatch.setattr(main_module, "_leave_standard_output", lambda: None)
+    monkeypatch.setattr("sys.stdout", Left())
+    assert generate(*options) == 141
+    assert LMState.load(tmp_path / "memory", TitansLM.load(run / "checkpoint")).position.tolist() == [9]
+    assert generate(*options[:-2]) == 141
+
+
 def test_characters_of_several_bytes_appear_whole(run: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     from titans.models import generation
 
@@ -130,7 +147,7 @@ def test_a_memory_of_several_texts_is_refused(run: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--prompt", "x", "--save-state", "."], "--save-state . is a folder; name a file"),
+        (["--prompt", "x", "--save-state", "."], "cannot write .: it is not a regular file; name another"),
         (["--prompt", "x", "--seed", "-1"], "seed is -1"),
         (["--prompt", "x", "--temperature", "1e-300"], "temperature is 1e-300"),
         (["--prompt", ""], "--prompt is empty"),
@@ -152,6 +169,7 @@ def test_mistakes_are_one_clear_line(run: Path, options: list[str], message: str
         (["--top-p", "0"], "top_p is 0.0"),
         (["--max-new-tokens", "0"], "max_new_tokens is 0"),
         (["--save-state", "{file}/x.memory"], "cannot write"),
+        (["--save-state", os.devnull], "cannot write /dev/null: it is not a regular file"),
     ],
 )
 def test_mistakes_are_told_before_a_long_text_is_read(

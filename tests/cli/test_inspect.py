@@ -36,6 +36,15 @@ def test_pictures_and_a_table(run: Path, tmp_path: Path, capsys) -> None:
     assert (tmp_path / "fox.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_where_a_picture_cannot_go_is_said_before_the_reading(run: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "fox.png").mkdir()
+    assert inspect("--checkpoint", run, "--prompt", "fox", "--out", tmp_path / "fox.svg") == 2
+    assert capsys.readouterr().err == (
+        f"titans: error: cannot write {tmp_path / 'fox.png'}: it is not a regular file; name another\n"
+    )
+    assert not (tmp_path / "fox.svg").exists()
+
+
 def test_numbers_are_whole_where_there_is_little_room(run: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setenv("COLUMNS", "72")
     text = tmp_path / "long.txt"

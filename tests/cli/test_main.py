@@ -1,3 +1,4 @@
+import errno
 import os
 import signal
 import subprocess
@@ -85,6 +86,11 @@ def test_a_mistyped_option_gets_a_hint(capsys: pytest.CaptureFixture[str]) -> No
             1,
             "titans: error: ValueError: from somewhere else (TITANS_TRACEBACK=1 shows where)",
         ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "priv/x"),
+            2,
+            "titans: error: cannot use priv/x: Permission denied; name another path",
+        ),
         (RuntimeError("a\nb"), 1, "titans: error: RuntimeError: a (TITANS_TRACEBACK=1 shows where)"),
         (MemoryError(), 1, "titans: error: out of memory: try a smaller --batch-size, --length or model"),
         (
@@ -105,6 +111,28 @@ def test_every_failure_is_one_line_and_a_code(
 def test_a_bad_setting_is_the_users_to_mend(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--steps", "0"]) == 2
     assert capsys.readouterr().err == "titans: error: --steps is 0; it must be at least 1\n"
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["generate", "--checkpoint", "x", "--stop", "a", "--stop=b"], "--stop is given 2 times"),
+        (["eval", "mqar", "--checkpoint", "x", "--length", "512", "--length", "1024"], "--length is given 2 times"),
+        (["report", ""], "an argument is empty"),
+        (["train", "--text="], "--text is empty"),
+        (["eval", "--length", "2", ""], "an argument is empty"),
+        (["train", "--text", "x" * 300, "--out", "y"], "File name too long; name another path"),
+    ],
+)
+def test_what_would_be_taken_otherwise_than_meant_is_refused(
+    typed: list[str], message: str, tmp_path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(typed) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert os.listdir() == []
 
 
 def test_the_traceback_can_be_had(verb, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,9 +189,35 @@ def test_being_stopped_is_one_line(number: int, torch_is_imported: bool, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+def closed_pipe() -> int:
     read, write = os.pipe()
     os.close(read)
+    return write
+
+
+@pytest.mark.parametrize("where", [closed_pipe, lambda: os.open("/dev/full", os.O_WRONLY)])
+def test_work_goes_on_when_nobody_reads_what_is_said_beside_it(where: Callable[[], int]) -> None:
+    said = "print('x', file=sys.stderr, flush=True)"
+    code = (
+        f"import sys, titans.cli.main as m; m._dispatch = lambda _: ({said}, {said}, print('done')); sys.exit(m.main())"
+    )
+    stderr = where()
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=stderr, timeout=60, check=False)
+    os.close(stderr)
+    assert (done.returncode, done.stdout) == (0, b"done\n")
+
+
+def test_a_reader_that_leaves_a_table_is_no_error_either() -> None:
+    code = "import sys, titans.cli.main as m; from titans.console import Console; "
+    code += "m._dispatch = lambda _: Console().print('x'); sys.exit(m.main())"
+    stdout = closed_pipe()
+    done = subprocess.run([sys.executable, "-c", code], stdout=stdout, stderr=subprocess.PIPE, timeout=60, check=False)
+    os.close(stdout)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    write = closed_pipe()
     done = subprocess.run([*TITANS, "--help"], stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, b"")

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from titans.cli.comparison import Contender, _for_equal_time
+from titans.cli import comparison
+from titans.cli import main as main_module
+from titans.cli.comparison import OWN_FILES, Contender, _for_equal_time
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.models.state import LMState
@@ -79,6 +81,18 @@ def test_model_and_memory_can_be_used_further(finished):
         "--max-new-tokens", 5,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_results_stay_though_nobody_reads_the_closing_table(tmp_path, monkeypatch):
+    def compare(text, out, *_, as_json):
+        for name in (*OWN_FILES[1:3], "report.html"):
+            (out / name).mkdir()
+        raise BrokenPipeError
+
+    monkeypatch.setattr(comparison, "compare", compare)
+    monkeypatch.setattr(main_module, "_leave_standard_output", lambda: None)
+    assert main_module.main(["quickstart", "--out", str(tmp_path / "run")]) == 141
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["control", "report.html", "titans"]
 
 
 def test_a_folder_in_use_is_left_alone(finished):

@@ -1,7 +1,9 @@
+import gzip
 import io
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from titans.cli.main import main
 from titans.data.batches import DocumentBatches
+from titans.files import locked
 from titans.models import presets
 from titans.models.language_model import TitansLM
 
@@ -98,6 +101,40 @@ def test_standard_input_is_kept_for_the_resume(
     assert train("run", "--text", "-") == 130
     monkeypatch.setattr("sys.stdin", None)
     assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+
+
+@pytest.mark.parametrize("kind", ["pipe", "gz"])
+def test_a_text_that_was_copied_may_be_gone_by_the_resume(
+    tmp_path: Path, text: Path, train, ctrl_c_in_step, capsys, kind: str
+) -> None:
+    source = tmp_path / f"source.{kind}"
+    if kind == "gz":
+        source.write_bytes(gzip.compress(text.read_bytes()))
+    else:
+        os.mkfifo(source)
+        threading.Thread(target=source.write_bytes, args=[text.read_bytes()], daemon=True).start()
+    ctrl_c_in_step(2)
+    assert train("run", "--text", source) == 130
+    source.unlink()
+    run = str(tmp_path / "run")
+    assert main(["train", "--resume", run]) == 0
+    assert main(["eval", "--checkpoint", run, "--json"]) == 0
+
+
+def test_a_bad_byte_is_told_before_the_training_wherever_it_is(tmp_path: Path, train, capsys) -> None:
+    late = tmp_path / "late.txt"
+    late.write_bytes(b"fox " * 300_000 + b"caf\xe9")
+    assert train("run", "--text", late) == 2
+    assert "late.txt is not UTF-8 at offset 1200003" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path, text: Path, train, capsys) -> None:
+    assert train("run", "--text", text) == 0
+    for name, options in (("run", ["--resume", str(tmp_path / "run")]), ("new", None)):
+        with locked(tmp_path / name):
+            assert (train(name, "--text", text) if options is None else main(["train", *options])) == 2
+        assert f"{name} is being trained by another process" in capsys.readouterr().err
 
 
 def test_the_text_may_be_named_relative_to_where_the_run_began(

@@ -56,8 +56,9 @@ def to_markdown(outcome: Outcome) -> str:
 
 def show(outcome: Outcome) -> None:
     """Prints the table."""
-    from rich.console import Console
     from rich.table import Table
+
+    from titans.console import Console
 
     found = columns(outcome)
     table = Table(title=heading(outcome), caption=caption(outcome), title_justify="left", caption_justify="left")

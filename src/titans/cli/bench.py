@@ -52,9 +52,11 @@ def run(
         raise TitansError(f"--threads is {given}; each must be from 1 to {most}, the processors that there are")
     import_torch()
     if out is not None:
-        from titans.files import require_writable
+        from titans.files import require_replaceable, require_writable
 
         require_writable(out)
+        for path in _files(out, subject):
+            require_replaceable(path)
     with tempfile.TemporaryDirectory() as folder:
         measurements = _measure(subject, threads, rounds, quick, Path(folder), out)
     if json:
@@ -91,5 +93,10 @@ def _write(out: Path, measurements: "Measurements") -> None:
     from titans.bench.figure import draw
     from titans.files import write_json
 
-    write_json(out / f"{measurements.subject}.json", measurements.to_dict())
-    draw(measurements.outcomes, out / f"{measurements.subject}.svg")
+    numbers, picture = _files(out, measurements.subject)
+    write_json(numbers, measurements.to_dict())
+    draw(measurements.outcomes, picture)
+
+
+def _files(out: Path, subject: str) -> tuple[Path, Path]:
+    return out / f"{subject}.json", out / f"{subject}.svg"

@@ -19,7 +19,7 @@ import torch
 
 from titans.cli import corpus, findings
 from titans.data.batches import DocumentBatches, MixedBatches
-from titans.data.text import Document, split_documents
+from titans.data.text import SPOOLED_NAME, Document, split_documents
 from titans.memory.config import MemoryConfig
 from titans.models.config import TitansConfig
 from titans.models.frozen import without_writes
@@ -27,7 +27,7 @@ from titans.models.language_model import TitansLM
 from titans.models.presets import control_of
 from titans.report.html import write_report
 from titans.report.metrics import METRICS_NAME, read_curve
-from titans.report.results import Recall, Results, Training, TrainingPoint, write_results
+from titans.report.results import RESULTS_NAME, Recall, Results, Training, TrainingPoint, write_results
 from titans.tasks.comparison_keys import CHANCE, LONGEST, PassKeyBatches, recall
 from titans.training.config import TrainConfig
 from titans.training.evaluate import Evaluation, evaluate
@@ -45,6 +45,9 @@ DISTANCE_TOKENS = 300_000
 RECALL_DISTANCES = (256, 512, 1024, 2048, 4096, 8192)
 RECALL_DEPTHS = (0.0, 0.25, 0.5)
 RECALL_SAMPLES = 8
+MODEL, MEMORY = "model", "memory.safetensors"
+OWN_FILES = (SPOOLED_NAME, "titans", "control", "control_equal_time", MODEL, MEMORY, RESULTS_NAME, ".*.tmp")
+"""What `compare` makes in its folder, report aside."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ def compare(text: str | None, out: Path, minutes: float, seed: int, *, as_json: 
     torch.set_num_threads(1)  # the models are small: two single-threaded processes beat one with two threads
     started = time.perf_counter()
     documents = corpus.documents(text, spool=out)
+    for document in documents:  # a bad byte is better found now than after the trainings
+        document.read(0, len(document))
     train_documents, held_out = split_documents(documents, seed=seed)
     with _two_processes() as pool:
         contenders = _contenders(pool, train_documents, minutes, seed)
@@ -273,8 +278,8 @@ def _stream(model: TitansLM, held_out: list[Document], out: Path, minutes: float
     tokens = round(STREAM_TOKENS * scale) if minutes < 4 else STREAM_TOKENS
     with Progress("stream", total=tokens, unit="tokens") as progress:
         moments, state = stream(model, held_out, tokens, progress)
-    model.save(out / "model")
-    state.save(out / "memory.safetensors", model)
+    model.save(out / MODEL)
+    state.save(out / MEMORY, model)
     return moments, scale
 
 

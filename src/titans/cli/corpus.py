@@ -1,6 +1,7 @@
 """The text of a run, which `train` reads, and which `train --resume` and `eval` find again in the run's folder."""
 
 import logging
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from titans.tasks.recipes import Recipe
     from titans.training.config import TrainConfig
 
-_NAME = "run.json"
+NAME = "run.json"
 _log = logging.getLogger("titans")
 
 
@@ -60,7 +61,7 @@ def require_outside(run: Path, text: str | None) -> None:
     Raises:
         TitansError: it lies there.
     """
-    if text not in (None, "-") and Path(text).is_dir() and run.resolve().is_relative_to(Path(text).resolve()):
+    if text not in (None, "-") and Path(text).is_dir() and _is_inside(run, Path(text)):
         raise TitansError(f"--out {run} lies in the text {text}, which would change with it: name a folder outside")
 
 
@@ -83,7 +84,7 @@ def remember(
         "documents": fingerprint(chain(*sides)),
         "batches": None if recipe is None else named(recipe).fingerprint(settings),
     }
-    write_json(run / _NAME, noted)
+    write_json(run / NAME, noted)
     if corpus.beside:
         _log.info("beside the text %s bytes of Python's sources are read", f"{sum(map(len, corpus.beside)):,}")
     return sides
@@ -98,7 +99,7 @@ def remembered(run: Path, recipe: "Recipe | None", seed: int) -> "tuple[list[Doc
     """
     from titans.data.text import fingerprint
 
-    path, noted = run / _NAME, _noted(run)
+    path, noted = run / NAME, _noted(run)
     text, known = noted.get("text", ""), noted.get("documents")
     if text is not None and not (isinstance(text, str) and text):
         raise TitansError(f'{path} is damaged: its "text" names no file; put the path of the text there')
@@ -153,7 +154,7 @@ def held_out(folder: Path, instead: str) -> "list[Document]":
     from titans.training.checkpoint import find_checkpoint, read_settings, run_of
 
     checkpoint, run = find_checkpoint(folder), run_of(folder)
-    if not (run / _NAME).exists():
+    if not (run / NAME).exists():
         raise TitansError(
             f"{folder} is not the folder of a run, and does not say which text was held out: name one by {instead}"
         )
@@ -210,7 +211,7 @@ def recipe_of(run: Path) -> "Recipe | None":
 
     name = _noted(run).get("recipe")
     if not (name is None or isinstance(name, str)):
-        raise TitansError(f'{run / _NAME} is damaged: its "recipe" is no name; put the name of the recipe there')
+        raise TitansError(f'{run / NAME} is damaged: its "recipe" is no name; put the name of the recipe there')
     return None if name is None else recipe(name)
 
 
@@ -223,7 +224,7 @@ def require_its_task(folder: Path, task: str) -> None:
     from titans.training.checkpoint import run_of
 
     run = run_of(folder)
-    if not (run / _NAME).exists():
+    if not (run / NAME).exists():
         return
     recipe = recipe_of(run)
     learned = "text" if recipe is None else recipe.task
@@ -243,7 +244,7 @@ def as_learned(folder: Path, choices: "Choices", typed: Collection[str]) -> "Cho
     from titans.training.checkpoint import run_of
 
     run = run_of(folder)
-    recipe = recipe_of(run) if (run / _NAME).exists() else None
+    recipe = recipe_of(run) if (run / NAME).exists() else None
     learned = {} if recipe is None else recipe.asked
     for name in learned:
         if name in typed and getattr(choices, name) != learned[name]:
@@ -255,13 +256,18 @@ def as_learned(folder: Path, choices: "Choices", typed: Collection[str]) -> "Cho
 
 def _name(text: str | None) -> str | None:
     """As run.json has it: wherever one goes on with the run."""
-    return text if text in (None, "-") else str(Path(text).resolve())
+    return text if text in (None, "-") else os.path.realpath(text)
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    # not Path.resolve, which fails at links that lead in a circle
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def _noted(run: Path) -> dict:
     from titans.files import read_json
 
-    path = run / _NAME
+    path = run / NAME
     if not path.exists():
         raise TitansError(f"{run} does not say which text it was trained on: it is not the folder of a run")
     return read_json(path)

@@ -8,6 +8,7 @@ Example:
     titans eval state-tracking --checkpoint runs/S3 --length 64 512      (the problem that its recipe has taught)
 """
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -185,7 +186,7 @@ def _kept(save: Path | None, label: str | None, checkpoint: Path, task: str, cho
     from titans.tasks.catalogue import title
     from titans.training.checkpoint import run_of
 
-    model = label or run_of(checkpoint).resolve().name
+    model = label or Path(os.path.realpath(run_of(checkpoint))).name
     return Kept(folder=save, model=model, task=title(task, choices), command=command())
 
 
@@ -209,8 +210,9 @@ def _evaluate(
 
 
 def _show(evaluation: "Evaluation") -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from titans.console import Console
 
     table = Table(title=f"{evaluation.bits_per_token:.4f} bits per byte over {evaluation.tokens:,} bytes")
     for heading in ("bytes into the document", "bits per byte", "bytes"):

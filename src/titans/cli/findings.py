@@ -144,8 +144,9 @@ def notes(evaluations: Mapping[str, Evaluation], minutes: float) -> list[str]:
 
 def show(results: Results, out: Path, report: Path) -> None:
     """Prints the closing table and what to try next."""
-    from rich.console import Console
     from rich.table import Table
+
+    from titans.console import Console
 
     assert results.distance is not None
     assert results.recall is not None
@@ -170,10 +171,11 @@ def show(results: Results, out: Path, report: Path) -> None:
         f"{first.tokens:,} tokens, {last.resident_mb:.0f} MB at the end.",
         soft_wrap=True,
     )
-    console.print(f"\nReport: {report}\n\nTry next:", soft_wrap=True, highlight=False)
+    console.print(f"\nReport: {report}\n\nTry next:", soft_wrap=True, highlight=False, markup=False)
+    model, memory = (shlex.quote(str(out / name)) for name in ("model", "memory.safetensors"))
     for command in (
-        f'titans generate --checkpoint {out / "model"} --prompt "def "',
-        f'titans generate --checkpoint {out / "model"} --state {out / "memory.safetensors"} --prompt "class "',
+        f'titans generate --checkpoint {model} --prompt "def "',
+        f'titans generate --checkpoint {model} --state {memory} --prompt "class "',
         "titans train --text PATH_TO_YOUR_FILES --out runs/mine",
     ):
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)

@@ -61,7 +61,7 @@ def run(
     import_torch()
 
     from titans.baselines import load_model
-    from titans.files import require_writable
+    from titans.files import require_replaceable, require_writable
     from titans.models.generation import check_settings, generate
     from titans.models.language_model import TitansLM
     from titans.training.model import best_device
@@ -69,22 +69,29 @@ def run(
     if "" in stop:
         raise TitansError("--stop is empty text: give at least one character")
     check_settings(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    if save_state is not None:
-        if save_state.is_dir():
-            raise TitansError(f"--save-state {save_state} is a folder; name a file")
-        require_writable(save_state.parent)
     blocks = _stdin_blocks() if prompt is None else _blocks(os.fsencode(prompt))
     model = load_model(checkpoint)
     if not isinstance(model, TitansLM):
         raise TitansError(f"{checkpoint} holds the baseline {model.config.name}, which this does not write with")
+    if save_state is not None:
+        require_replaceable(save_state)
+        require_writable(save_state.parent)
     model = model.to(best_device()).eval()
     corpus.require_bytes(checkpoint, model.config.vocab_size)
     memory = None if state is None else _memory(state, model)
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    unheard: OSError | None = None
 
     def show(token: int) -> None:
-        if not json:
+        nonlocal unheard
+        if json or unheard is not None:
+            return
+        try:
             print(decoder.decode(bytes([token])), end="", flush=True)
+        except OSError as error:  # a reader that has left, a full disk: the memory is saved first
+            unheard = error
+            if save_state is None:
+                raise
 
     with require_sound(checkpoint):
         last, memory = _read_all_but_last(model, blocks, memory)
@@ -100,11 +107,13 @@ def run(
             state=memory,
             on_token=lambda tokens: show(int(tokens[0])),
         )
-    if not json:
-        print(decoder.decode(b"", final=True))
     if save_state is not None:
         memory.save(save_state, model)
-    if json:
+    if unheard is not None:
+        raise unheard
+    if not json:
+        print(decoder.decode(b"", final=True))
+    else:
         from json import dumps
 
         text = bytes(new.tolist()).decode("utf-8", errors="replace")

@@ -60,7 +60,7 @@ def run(
     import_torch()
 
     from titans.baselines import load_model
-    from titans.files import require_writable
+    from titans.files import require_replaceable, require_writable
     from titans.models.language_model import TitansLM
     from titans.report.inspection_picture import draw
     from titans.training.model import best_device
@@ -73,11 +73,13 @@ def run(
     blocks = _blocks(model.config, checkpoint, block)
     read, shown_as = _read(checkpoint, model.config.vocab_size, text, prompt, tokens, None if json else max_tokens)
     require_writable(out.parent)
+    pictures = [out.with_suffix(suffix) for suffix in _PICTURES]
+    for path in pictures:
+        require_replaceable(path)
     model = model.to(best_device()).eval()
     with require_sound(checkpoint):
         found = _inspect(model, read, shown_as, blocks)
     shown = found.first(max_tokens)
-    pictures = [out.with_suffix(suffix) for suffix in _PICTURES]
     draw(shown, *pictures)
     if json:
         from json import dumps
@@ -148,10 +150,10 @@ def _show(found: "Inspection") -> None:
     """A table of means, and the text up to where each head was surprised most."""
     from statistics import fmean
 
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from titans.console import Console
     from titans.report.inspection import QUANTITIES
 
     table = Table(title=f"Means over {len(found.text):,} tokens", box=None)

@@ -18,6 +18,9 @@ from titans.errors import TitansError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from inspect import Parameter
+
+    from _typeshed import ReadableBuffer
 
 VERBS = {
     "quickstart": "train small models, compare them and write a report",
@@ -28,6 +31,9 @@ VERBS = {
     "report": "make a web page from a run",
     "bench": "measure speed and memory, side by side",
 }
+
+
+_OF_THE_PATH = frozenset({errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.ENOTDIR, errno.EROFS})
 
 
 def main(arguments: "Sequence[str] | None" = None) -> int:
@@ -41,6 +47,9 @@ def main(arguments: "Sequence[str] | None" = None) -> int:
     """
     if arguments is not None:
         return _run(list(arguments))
+    if sys.platform == "win32":
+        print("titans: error: its commands need Linux or macOS: on Windows use WSL", file=sys.stderr)
+        return 2
     signal.signal(signal.SIGTERM, _terminate)
     _open_streams()
     code = _run(sys.argv[1:])
@@ -69,6 +78,9 @@ def _run(arguments: list[str]) -> int:
             _leave_standard_output()
             print("titans: error: disk full: free some space and run again", file=sys.stderr)
             return 2
+        if isinstance(error, OSError) and error.errno in _OF_THE_PATH and error.filename is not None:
+            print(f"titans: error: cannot use {error.filename}: {error.strerror}; name another path", file=sys.stderr)
+            return 2
         print(f"titans: error: {_unexpected(error)}", file=sys.stderr)
         return 1
     return 0
@@ -84,12 +96,27 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 def _open_streams() -> None:
-    """Opens those standard streams that the process was begun without, on nothing; lets output be any text."""
+    """Opens those standard streams that the process was begun without, on nothing; lets output be any text.
+
+    What is said on standard error goes nowhere once nobody can read it, so that it never ends the work beside it.
+    """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 (open until the end)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
+    said = io.BufferedWriter(_Unheeded(sys.stderr.fileno(), "w", closefd=False))
+    sys.stderr = io.TextIOWrapper(said, sys.stderr.encoding, errors="backslashreplace", line_buffering=True)
+
+
+class _Unheeded(io.FileIO):
+    """A file that never fails: a closed pipe and a full disk take everything."""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        try:
+            return super().write(data)
+        except OSError:
+            return memoryview(data).nbytes
 
 
 def _leave_standard_output() -> None:
@@ -132,6 +159,7 @@ def _parse(verb: str, options: list[str]) -> "Callable[[], None]":
         return partial(module.run, **values)
 
     _require_values(options)
+    _require_once(options, [name for name, one in signature(module.run).parameters.items() if _takes_several(one)])
     config = (tyro.conf.FlagCreatePairsOff,)
     with redirect_stderr(io.StringIO()) as complaint:
         try:
@@ -143,13 +171,26 @@ def _parse(verb: str, options: list[str]) -> "Callable[[], None]":
 
 
 def _require_values(options: list[str]) -> None:
-    """Refuses an option that was given nothing, which as a path would be the folder one is in."""
-    from itertools import zip_longest
-
-    for option, following in zip_longest(options, options[1:]):
+    """Refuses an option or argument that is nothing, which as a path would be the folder one is in."""
+    for before, option in zip(["", *options], options, strict=False):
         name, equals, value = option.partition("=")
-        if name.startswith("--") and (value if equals else following) == "":
-            raise TitansError(f"{name} is empty: give it a value, or leave it out")
+        if not option or (name.startswith("--") and equals and not value):
+            empty = name or (before if before.startswith("--") else "an argument")
+            raise TitansError(f"{empty} is empty: give it a value, or leave it out")
+
+
+def _require_once(options: list[str], several: "Sequence[str]") -> None:
+    """Refuses one of `several` that is there twice, as the last would be taken and the others lost."""
+    typed = list(_typed(options))
+    for name in several:
+        if typed.count(name) > 1:
+            raise TitansError(f"--{name} is given {typed.count(name)} times: give all its values after one")
+
+
+def _takes_several(parameter: "Parameter") -> bool:
+    from typing import get_args, get_origin
+
+    return any(get_origin(kind) is tuple for kind in (parameter.annotation, *get_args(parameter.annotation)))
 
 
 def _typed(options: list[str]) -> "Iterator[str]":

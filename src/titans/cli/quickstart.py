@@ -46,10 +46,11 @@ def run(
 
     import_torch()
 
-    from titans.cli.comparison import compare
+    from titans.cli.comparison import OWN_FILES, compare
     from titans.files import removed_on_failure, require_writable
+    from titans.report.html import REPORT_NAME
 
-    with removed_on_failure(folder):
+    with removed_on_failure(folder, OWN_FILES, unless=folder / REPORT_NAME):
         require_writable(folder)
         compare(text, folder, minutes, seed, as_json=json)
 

@@ -9,12 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeGuard
 
-from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from titans.baselines import BaselineLM, load_model
 from titans.cli import corpus
 from titans.cli.findings import machine
+from titans.console import Console
 from titans.data.pieces import encoded
 from titans.data.tokenizer import ByteTokenizer
 from titans.errors import TitansError
@@ -202,7 +203,7 @@ def show(task: str, checkpoint: Path, seed: int, cells: Sequence[Cell], *, as_js
         what = {"task": task, "checkpoint": str(checkpoint), "seed": seed}
         print(json.dumps(what | {"scores": [cell.to_dict() for cell in cells]}, indent=2))
         return
-    table = Table(title=f"{task}, {checkpoint}")
+    table = Table(title=escape(f"{task}, {checkpoint}"))
     for heading in ("tokens", "depth", "samples", "right", "95 % sure", "tokens right"):
         table.add_column(heading, justify="right")
     for cell in cells:

@@ -8,6 +8,7 @@ Example:
 Ctrl-C saves a checkpoint first. A tenth of the text is held out for validation.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -88,13 +89,15 @@ def _begin(
     import torch
 
     from titans.baselines import NAMES, BaselineLM, baseline_like
-    from titans.data.pieces import learn_pieces
+    from titans.data.pieces import TOKENIZER_NAME, learn_pieces
+    from titans.data.text import SPOOLED_NAME
     from titans.data.tokenizer import ByteTokenizer
-    from titans.files import removed_on_failure
+    from titans.files import locked, removed_on_failure
     from titans.models.config import VARIANTS
     from titans.models.language_model import TitansLM
     from titans.models.presets import control_of
     from titans.models.presets import preset as preset_of
+    from titans.report.metrics import METRICS_NAME
     from titans.tasks.recipes import recipe as recipe_of
     from titans.training.checkpoint import LINK, refuse_to_overwrite
 
@@ -112,7 +115,8 @@ def _begin(
         config = control_of(config) if as_large else config.replace(variant=known_variant)
     refuse_to_overwrite(out)
     corpus.require_outside(out, text)
-    with removed_on_failure(out, unless=out / LINK):
+    own = (corpus.NAME, SPOOLED_NAME, TOKENIZER_NAME, METRICS_NAME, f"{LINK}*", ".*.tmp")
+    with removed_on_failure(out, own, unless=out / LINK), locked(out, busy=_in_use(out)):
         read = corpus.corpus_of(recipe, text, spool=out)
         sides = corpus.remember(out, text, name, read, settings)
         tokenizer: Tokenizer = ByteTokenizer()
@@ -140,13 +144,20 @@ def _overridden(settings: TrainConfig, given: TrainConfig, typed: frozenset[str]
 
 def _resume(run: Path) -> "TrainResult":
     from titans.baselines import load_model
+    from titans.files import locked
     from titans.training.checkpoint import find_checkpoint, read_settings, read_tokenizer
 
-    checkpoint = find_checkpoint(run)
-    settings = read_settings(checkpoint)
-    recipe = corpus.require_as_begun(run, settings)
-    sides = corpus.remembered(run, recipe, settings.seed)
-    return _train(load_model(checkpoint), *sides, recipe, read_tokenizer(checkpoint), settings, run, resume=True)
+    find_checkpoint(run)
+    with locked(run, busy=_in_use(run)):
+        checkpoint = find_checkpoint(run)
+        settings = read_settings(checkpoint)
+        recipe = corpus.require_as_begun(run, settings)
+        sides = corpus.remembered(run, recipe, settings.seed)
+        return _train(load_model(checkpoint), *sides, recipe, read_tokenizer(checkpoint), settings, run, resume=True)
+
+
+def _in_use(run: Path) -> str:
+    return f"{run} is being trained by another process: wait for it, or name another folder"
 
 
 def _train(
@@ -190,7 +201,7 @@ def _train(
             )
     except KeyboardInterrupt as stop:
         if str(stop):
-            raise KeyboardInterrupt(f"{stop}; continue with: titans train --resume {out}") from None
+            raise KeyboardInterrupt(f"{stop}; continue with: titans train --resume {shlex.quote(str(out))}") from None
         raise
 
 

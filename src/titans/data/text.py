@@ -26,6 +26,7 @@ from titans.errors import TitansError
 from titans.files import write_atomically
 
 MAX_DOCUMENT_BYTES = 4 << 20
+SPOOLED_NAME = "text.txt"
 _CHECKED_BYTES = 1 << 20
 _TOKENIZER = ByteTokenizer()
 
@@ -43,7 +44,11 @@ class Document:
         return self.stop - self.start
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
-        """Bytes `start` to `stop` of the document as int64 [stop - start], checked to be text.
+        """Bytes `start` to `stop` of the document as int64 [stop - start], checked to be text; errors as in `read`."""
+        return _TOKENIZER.encode(self.read(start, stop))
+
+    def read(self, start: int, stop: int) -> bytes:
+        """Bytes `start` to `stop` of the document, checked to be text.
 
         Raises:
             TitansError: the file cannot be read, has changed, or is not UTF-8 text here.
@@ -53,7 +58,7 @@ class Document:
             raise TitansError(f"{self.path} became shorter while it was being read: leave it in place during a run")
         at_end = stop == len(self)
         check_text(self.path, self.start + start, data, starts_inside=start > 0, stops_inside=not at_end)
-        return _TOKENIZER.encode(data)
+        return data
 
 
 def check_text(path: str | Path, offset: int, data: bytes, *, starts_inside: bool, stops_inside: bool) -> None:
@@ -87,7 +92,7 @@ def local_text(source: str | Path, *, spool: Path, reuse: bool = False) -> Path:
     """The plain file or folder that holds the text of `source`.
 
     A file or folder is returned as it is. A `.gz` file, a pipe and standard input ("-") are written to
-    `spool/text.txt`, a block at a time; `reuse` keeps the one that an earlier call wrote.
+    `spool/text.txt`, a block at a time; `reuse` keeps the one that an earlier call wrote, wherever it came from.
 
     Raises:
         TitansError: `source` is missing, unreadable, empty, not text or a damaged gz, or the disk is full.
@@ -96,13 +101,14 @@ def local_text(source: str | Path, *, spool: Path, reuse: bool = False) -> Path:
     from_stdin = str(source) == "-"
     if not str(source):
         raise TitansError("the name of the text is empty: give a text file, a folder, a .gz or - for standard input")
-    if not from_stdin and not path.exists():
-        raise TitansError(f"{path} does not exist: give a text file, a folder, a .gz or - for standard input")
     if not from_stdin and (path.is_dir() or (path.is_file() and path.suffix != ".gz")):
         return path
-    spooled = spool / "text.txt"
-    if not (reuse and spooled.exists()):
-        write_atomically(spooled, lambda temporary: _spool(source, temporary))
+    spooled = spool / SPOOLED_NAME
+    if reuse and spooled.exists():
+        return spooled
+    if not from_stdin and not path.exists():
+        raise TitansError(f"{path} does not exist: give a text file, a folder, a .gz or - for standard input")
+    write_atomically(spooled, lambda temporary: _spool(source, temporary))
     return spooled
 
 
@@ -128,11 +134,15 @@ def find_documents(path: Path, *, max_document_bytes: int = MAX_DOCUMENT_BYTES) 
 
 
 def fingerprint(documents: Iterable[Document]) -> str:
-    """A hash of their names and of all that is in them: another text has another one."""
+    """A hash of their names and of all that is in them: another text has another one.
+
+    Raises:
+        TitansError: one of them cannot be read, has changed or is not text, wherever in it.
+    """
     digest = hashlib.sha256()
     for document in documents:
         digest.update(f"{document.name}/{document.start}/{document.stop}\n".encode(errors="surrogateescape"))
-        digest.update(_read(document.path, document.start, len(document)))
+        digest.update(document.read(0, len(document)))
     return digest.hexdigest()
 
 

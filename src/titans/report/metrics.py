@@ -1,6 +1,7 @@
 """The log of one training run, `metrics.jsonl`, as results to report."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,7 +29,7 @@ class _Validation:
 def read_training(folder: Path) -> Training | None:
     """The curve of `folder/metrics.jsonl`, None before its first line; errors as in `read_metrics`."""
     points = read_curve(folder)
-    name = (Path(folder) / METRICS_NAME).resolve().parent.name
+    name = Path(os.path.realpath(Path(folder) / METRICS_NAME)).parent.name
     return Training(curves={name: points}, unit="bits per token") if points else None
 
 

@@ -73,8 +73,8 @@ def find_checkpoint(folder: str | Path) -> Path:
 
 def run_of(folder: str | Path) -> Path:
     """The run that `folder`, a run or one of its checkpoints, belongs to; of any other folder itself."""
-    resolved = Path(folder).resolve()
-    return resolved.parent if re.fullmatch(rf"{LINK}(-\d{{8}})?", resolved.name) else Path(folder)
+    real = Path(os.path.realpath(folder))
+    return real.parent if re.fullmatch(rf"{LINK}(-\d{{8}})?", real.name) else Path(folder)
 
 
 def current(run: Path) -> Path | None:
@@ -102,7 +102,7 @@ def save_checkpoint(
     with writing(run / LINK):
         _make_room(run)
         there = current(run)
-        if there is None or there.resolve() != target.resolve():
+        if there is None or os.path.realpath(there) != os.path.realpath(target):
             if target.exists():  # of a run that was killed before the link named it, and has gone another way since
                 shutil.rmtree(target)
             temporary = run / f".{LINK}-{secrets.token_hex(4)}.tmp"
