@@ -1,6 +1,7 @@
 """Files are whole or absent, and what fails leaves nothing."""
 
 import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -93,6 +94,15 @@ def test_a_folder_is_locked_for_one_at_a_time(tmp_path: Path) -> None:
     with locked(tmp_path), pytest.raises(TitansError, match="in use"), locked(tmp_path, busy="in use"):
         pass
     with locked(tmp_path, busy="in use"):
+        pass
+
+
+def test_a_file_system_without_locks_is_used_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without(*_) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without)
+    with locked(tmp_path), locked(tmp_path, busy="in use"):
         pass
 
 

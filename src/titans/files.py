@@ -182,7 +182,7 @@ def read_json(path: str | Path) -> dict:
 
 @contextmanager
 def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
-    """While it holds no other process is in it for the same folder, which is made. Windows has no such locks.
+    """While it holds no other process is in it for the same folder, which is made; not every file system can do it.
 
     Args:
         busy: what is said, as a TitansError, if another process is in it; None: waits for that one.
@@ -191,7 +191,7 @@ def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     try:
         import fcntl
-    except ImportError:
+    except ImportError:  # on Windows
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -200,6 +200,8 @@ def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
     except BlockingIOError:
         os.close(descriptor)
         raise TitansError(busy) from None
+    except OSError:  # as some have none that are shared by several machines
+        pass
     try:
         yield
     finally:

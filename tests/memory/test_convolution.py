@@ -101,6 +101,20 @@ def test_a_row_without_tokens_keeps_its_tail():
     assert torch.equal(after[1], tail[1])
 
 
+def test_a_tail_does_not_keep_its_call_alive():
+    for tokens in (1, 4, 5, 500):
+        x, weight = torch.randn(1, tokens, CHANNELS).bfloat16(), torch.randn(CHANNELS, 4)
+        tail = convolve(x, weight, torch.zeros(1, 3, CHANNELS))[1]
+        assert tail.untyped_storage().nbytes() <= 2 * tail.nbytes
+
+
+def test_a_tail_of_another_shape_is_refused():
+    x, weight = torch.randn(2, 5, 16), torch.randn(16, 4)
+    for wrong in (torch.zeros(1, 3, 16), torch.zeros(2, 2, 16)):
+        with pytest.raises(ValueError, match="tail should be"):
+            convolve(x, weight, wrong)
+
+
 def test_the_tail_keeps_its_precision():
     x, weight = torch.randn(1, 5, CHANNELS).bfloat16(), torch.randn(CHANNELS, 4)
     y, tail = convolve(x, weight, torch.zeros(1, 3, CHANNELS))

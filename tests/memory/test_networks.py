@@ -86,8 +86,10 @@ def test_activation_backward_has_the_right_derivatives(name):
     found = _ActivationBackward.apply(grad, z, name)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     upstream = random(20)
-    ours = torch.autograd.grad(found, (z, grad), upstream)
-    theirs = torch.autograd.grad(expected, (z, grad), upstream)
+    ours = torch.autograd.grad(found, (z, grad), upstream, create_graph=True)
+    theirs = torch.autograd.grad(expected, (z, grad), upstream, create_graph=True)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+    ours, theirs = (torch.autograd.grad(one[1].sum(), z) for one in (ours, theirs))
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 

@@ -1,11 +1,13 @@
 """The oracle itself, against an independent loop over equations 12-16 with torch.func's gradient."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titans.memory import reference_titans
+from titans.memory import chunk_titans, reference_titans
 from titans.memory.networks import LAYER_NORM_EPS
 
 ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
@@ -89,6 +91,18 @@ def test_is_the_paper(chunk_size, depth, gates, activation, momentum, norm, new_
     theirs = torch.autograd.grad((written * upstream).sum(), list(problem.leaves().values()))
     for name, found, want in zip(problem.leaves(), ours, theirs, strict=True):
         torch.testing.assert_close(found, want, rtol=1e-9, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_keys_that_come_from_the_same_weights_are_no_part_of_the_surprise(new_case, new_problem, run):
+    """As MAC's are, through what it recalls: with and without a gradient, and after a document's beginning too."""
+    problem = new_problem(new_case(6, 2, depth=1, heads=1))
+    (weights,) = problem.weights
+    k = F.normalize(problem.k + problem.k @ weights[0], dim=-1)
+    problem = replace(problem, k=k, reset=torch.eye(1, 6).expand(len(k), 6))
+    y, _ = run(reference_titans, problem)
+    for operation in (reference_titans, chunk_titans):
+        with torch.no_grad():
+            torch.testing.assert_close(run(operation, problem)[0], y, rtol=0, atol=1e-12)
 
 
 def test_linear_memory_with_one_token_chunks_is_the_delta_rule(new_case, new_problem, run):

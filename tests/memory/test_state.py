@@ -98,6 +98,23 @@ def test_tensors_can_be_put_back_by_name():
         state.with_tensors({**doubled, "weights.0": torch.zeros(3, 2, 8, 9)})
     with pytest.raises(TitansError, match="another model: position is"):
         state.with_tensors({**doubled, "position": torch.zeros(3)})
+    with pytest.raises(TitansError, match="of different numbers of rows"):
+        state.with_tensors({**doubled, "tail": doubled["tail"][:2]})
+
+
+def test_values_are_taken_over_in_place_by_a_state_of_own_only():
+    memory, x = NeuralMemory(16, MemoryConfig(num_heads=2, chunk_size=4, momentum=False)), torch.randn(1, 9, 16)
+    with torch.no_grad():
+        other = memory(x)[1]
+        parameters = [weight.clone() for weight in memory.initial_weights]
+        for given in (memory(x[:, :1])[1], memory(x[:, :1])[1].detach()):
+            with pytest.raises(ValueError, match=r"pass state\.own\(\)"):
+                given.copy_(other)
+        mine = memory(x[:, :1])[1].own()
+        mine.copy_(other)
+        assert_same(mine, other)
+        torch.testing.assert_close(memory(x, mine)[0], memory(x, other)[0])
+    assert all(torch.equal(a, b) for a, b in zip(parameters, memory.initial_weights, strict=True))
 
 
 def test_files_that_are_no_memory_state(tmp_path):

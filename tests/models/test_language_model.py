@@ -300,3 +300,14 @@ def test_token_ids_do_not_break_a_compiled_graph():
     torch._dynamo.reset()
     check = torch.compile(lambda tokens: check_tokens(tokens, 8), backend="eager", fullgraph=True)
     check(torch.zeros(1, 3, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("variant", ["mac", "mag", "attention"])
+def test_a_model_built_without_memory_is_whole_once_its_weights_are_loaded(new_config, variant, some_tokens):
+    model = TitansLM(new_config(variant=variant))
+    with torch.device("meta"):
+        built = TitansLM(new_config(variant=variant))
+    built.to_empty(device="cpu").load_state_dict(model.state_dict())
+    assert not list(built.buffers())  # nothing that the weights do not have
+    tokens = some_tokens(2, 20)
+    assert torch.equal(built(tokens)[0], model(tokens)[0])

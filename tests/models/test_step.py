@@ -162,6 +162,17 @@ def test_a_state_that_may_share_its_tensors_is_refused_and_kept(model, some_toke
     assert model.step_(tokens[:, -1], state.own()).isfinite().all()
 
 
+@pytest.mark.parametrize("length", [1, 2])
+def test_what_a_call_returns_is_not_changed_by_steps_of_what_it_was_given(model, some_tokens, length):
+    tokens = some_tokens(2, 11 + LENGTH)
+    state = model(tokens[:, :9])[1].own()
+    _, after = model(tokens[:, 9 : 9 + length], state)
+    before = {name: tensor.clone() for name, tensor in after.tensors().items()}
+    for t in range(9, 9 + LENGTH):
+        model.step_(tokens[:, t], state)
+    assert_equal_bits(after, before)
+
+
 def test_one_workspace_for_each_block(model):
     state = model.begin(1).own()
     with pytest.raises(ValueError, match=r"workspaces has 0 entries; there are \d+ blocks"):

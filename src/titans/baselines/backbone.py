@@ -73,7 +73,7 @@ def _emptied(layer: object) -> AttentionState | RecurrentState:
         return RecurrentState(layer.conv_states[0], layer.recurrent_states[0])  # pyright: ignore[reportArgumentType]
     assert isinstance(layer, DynamicLayer)
     # What has left the window is not kept alive by what is still in it.
-    return AttentionState(layer.keys.contiguous(), layer.values.contiguous())  # pyright: ignore
+    return AttentionState(layer.keys.clone(), layer.values.clone())  # pyright: ignore
 
 
 def _spared(cache: DynamicCache) -> torch.autograd.graph.saved_tensors_hooks:

@@ -95,6 +95,8 @@ def causal_convolution(
         return parts, tail
     if count is None:
         new_tail = joined[:, joined.shape[1] - past :]
+        if joined.shape[1] > 2 * past:  # a view would keep all of the call alive with the state
+            new_tail = new_tail.clone()
         end = position[:, -1] + 1 if length else None
     else:
         new_tail = take(joined, count.unsqueeze(1) + torch.arange(past, device=x.device))

@@ -117,9 +117,9 @@ class NeuralMemory(nn.Module):
         self._check_state(x, state)
         mask = None if mask is None else mask.to(x.device, torch.bool)
         reset = None if reset is None else reset.to(x.device, torch.bool)
-        reads, state = self.absorb(x, state, mask, reset, backend)
+        reads, after = self.absorb(x, state, mask, reset, backend)
         y = self.output(reads, self.output_gate(x))
-        return (y if mask is None else y * mask.unsqueeze(-1)), state
+        return (y if mask is None else y * mask.unsqueeze(-1)), after.apart_from(state)
 
     def absorb(
         self,
@@ -233,6 +233,7 @@ class NeuralMemory(nn.Module):
         widths = (config.chunk_size, self.gates.num_forget, config.depth, config.momentum)
         device = self.project_out.weight.device
         check_state(state, device, config.num_heads, self.network, self._state_dtype, rows, *widths)
+        self._check_tail(state)
         if unsupported(state.miss.device, self.config.chunk_size, self.config.gate_granularity):
             return None
         return Workspace(state, self.network, self.config)
@@ -349,10 +350,14 @@ class NeuralMemory(nn.Module):
             raise ValueError(
                 f"the state is {state.weights[0].dtype}, this memory keeps {dtype}: pass state.to({dtype})"
             )
-        if state.tail.shape[1:] != self._tail_shape:
+        self._check_tail(state)
+
+    def _check_tail(self, state: MemoryState) -> None:
+        should, found = (*self._tail_shape, self._state_dtype), (*state.tail.shape[1:], state.tail.dtype)
+        if found != should or len(state.tail) != len(state.position):
             raise ValueError(
-                f"the state belongs to another memory: its convolution tail is {tuple(state.tail.shape[1:])}, "
-                f"not {self._tail_shape}"
+                f"the state belongs to another memory or is damaged: its convolution tail has {len(state.tail)} rows "
+                f"of {found}, this memory's {len(state.position)} of {should}"
             )
 
 

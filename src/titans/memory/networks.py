@@ -171,12 +171,18 @@ class _ActivationBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         grad, z = ctx.saved_tensors
-        return _BACKWARD[ctx.name](upstream, z), upstream * grad * _CURVATURE[ctx.name](z), None
+        slope = _silu_backward if ctx.name == "silu" else _BACKWARD[ctx.name]
+        return slope(upstream, z), upstream * grad * _CURVATURE[ctx.name](z), None
 
 
 def _gelu_curvature(z: Tensor) -> Tensor:
     square = z * z
     return torch.exp(-0.5 * square) * (2 - square) * _INV_SQRT_2PI
+
+
+def _silu_backward(grad: Tensor, z: Tensor) -> Tensor:
+    gate = torch.sigmoid(z)  # aten's own has no derivative
+    return grad * gate * (1 + z * (1 - gate))
 
 
 def _silu_curvature(z: Tensor) -> Tensor:

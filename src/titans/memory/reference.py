@@ -100,7 +100,8 @@ def _run_row(call: Call, b: int) -> tuple[Tensor, MemoryState]:
 def _gradients(call: Call, weights: list[Tensor], k: Tensor, v: Tensor) -> list[Tensor]:
     """grad of 1/2 ||M_W(k) - v||^2 with respect to every layer of W, by autograd (eq. 12)."""
     with torch.enable_grad():
-        leaves = [w if w.requires_grad else w.detach().requires_grad_() for w in weights]
+        # views, as keys and values may come from the same weights too, as MAC's do: those are no part of the surprise
+        leaves = [w.view_as(w) if w.requires_grad else w.detach().requires_grad_() for w in weights]
         prediction = call.network(k[None], _batched(leaves), call.norm)[0]
         loss = 0.5 * (prediction - v).square().sum()
         return list(torch.autograd.grad(loss, leaves, create_graph=torch.is_grad_enabled()))

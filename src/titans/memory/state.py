@@ -39,8 +39,13 @@ class TensorTree:
         if not getattr(self, _OWNED):
             raise ValueError("the state may share its tensors with others: pass state.own(), to be changed in place")
 
+    def apart_from(self, other: Self) -> Self:
+        """Itself, or a copy if `other`, whose tensors may be among its own, can be changed in place."""
+        return self.map(torch.clone) if getattr(other, _OWNED) else self
+
     def copy_(self, other: Self) -> None:
-        """Takes the values of a tree of the same structure, in place."""
+        """Takes the values of a tree of the same structure, in place; ValueError as in `check_own`."""
+        self.check_own()
         for mine, theirs in zip(self.tensors().values(), other.tensors().values(), strict=True):
             if mine is not theirs:
                 mine.copy_(theirs)
@@ -75,6 +80,8 @@ class TensorTree:
                     f"the state belongs to another model: {name} is {tuple(found.shape)}, "
                     f"this one needs {('rows', *tensor.shape[1:])}"
                 )
+        if len(set(map(len, tensors.values()))) > 1:
+            raise TitansError("the state is damaged: its tensors are of different numbers of rows")
         names = iter(expected)
         return self.map(lambda _: tensors[next(names)])
 

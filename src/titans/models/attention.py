@@ -19,8 +19,6 @@ from titans.models.token import Token
 class Attention(nn.Module):
     """Projections that all variants share: q, k, v with convolution and rotary positions, persistent tokens, output."""
 
-    turned: Tensor
-
     def __init__(self, config: TitansConfig, behind: int = 1) -> None:
         """behind: how many tokens before the queries the keys begin (`convolution_weight`)."""
         super().__init__()
@@ -33,9 +31,6 @@ class Attention(nn.Module):
         tie_output_to_values(self.project_out, self.project_qkv)
         persistent = config.num_persistent_tokens
         self.persistent = nn.Parameter(torch.randn(persistent, dim)) if persistent else None
-        half = dim // self.num_heads // 2
-        turned = (torch.arange(half) < turned_pairs(2 * half)).repeat(2)  # which channels of a head a position turns
-        self.register_buffer("turned", turned, persistent=False)
 
     def project(
         self, x: Tensor, tail: Tensor, position: Tensor, mask: Tensor | None, reset: Tensor | None
@@ -91,7 +86,8 @@ class Attention(nn.Module):
         persistent = weight.new_zeros(0, weight.shape[1]) if self.persistent is None else self.persistent
         parts = F.linear(persistent.to(weight.dtype), weight).chunk(2, -1)
         k, v = (part.unflatten(-1, (self.num_heads, -1)).unsqueeze(0) for part in parts)
-        return [k.masked_fill(self.turned, 0), v]
+        turned = turned_pairs(k.shape[-1])
+        return [F.pad(k.unflatten(-1, (2, -1))[..., turned:], (turned, 0)).flatten(-2), v]
 
     def attend(self, q: Tensor, keys: list[Tensor], values: list[Tensor], visible: Tensor) -> Tensor:
         """Softmax attention with the persistent tokens always visible.

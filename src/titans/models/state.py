@@ -113,7 +113,7 @@ class LMState(TensorTree):
 def fingerprint(model: nn.Module) -> str:
     """A short text that differs between models with different weights, from some numbers of each parameter.
 
-    They are rounded, so that the same model in another precision keeps its fingerprint.
+    They are rounded, so that the same model in float64 or bfloat16 keeps its fingerprint; float16 rounds otherwise.
     """
     digest = hashlib.sha256()
     for parameter in model.parameters():

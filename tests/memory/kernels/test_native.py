@@ -1,6 +1,7 @@
 """The compiled form equals the dual form, and says so where it cannot be used."""
 
 import ctypes
+import os
 import subprocess
 import sys
 from functools import partial
@@ -156,6 +157,20 @@ def test_nothing_is_kept_without_gradients(new_case, new_problem, run):
     assert y.grad_fn is None
 
 
+def test_nothing_is_kept_after_the_backward_pass(new_case, new_problem, run):
+    seen = set()
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: seen.add(x.untyped_storage().data_ptr()) or x, lambda x: x):
+        y, _ = run(native_titans, new_problem(new_case(40, 16)))
+    node = y.grad_fn
+    while not hasattr(node, "shape"):  # as the kernel's has
+        node = node.next_functions[0][0]
+    assert all(x.untyped_storage().data_ptr() in seen for x in node.saved_tensors)
+    assert len(node.saved_tensors) > len(node.kept) == 3
+    y.sum().backward()
+    with pytest.raises(RuntimeError, match="already been freed"):
+        _ = node.saved_tensors
+
+
 @pytest.mark.parametrize(
     ("compiler", "words"),
     [
@@ -240,6 +255,16 @@ def test_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path, monkeypatch):
     build.compiled.cache_clear()
 
 
+def test_what_lies_in_a_cache_that_cannot_be_written_is_taken(recompile, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    recompile()
+    build.compiled.cache_clear()
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **more: mode != os.W_OK and access(path, mode, **more))
+    monkeypatch.setattr(build, "_compile", lambda *_: pytest.fail("compiled again"))
+    assert isinstance(recompile(), ctypes.CDLL)
+
+
 def test_without_a_home_there_is_a_cache_all_the_same(monkeypatch, caplog):
     reason = "Could not determine home directory."
 
@@ -249,7 +274,7 @@ def test_without_a_home_there_is_a_cache_all_the_same(monkeypatch, caplog):
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(build.Path, "home", homeless)
     build._temporary.cache_clear()
-    assert build._cache() == build._temporary(reason)
+    assert build._place("name") == build._temporary(reason) / "name"
     assert "every process compiles them anew" in caplog.text
 
 

@@ -1,5 +1,7 @@
 """What a state in C's hands must not be: another memory's, changed behind autograd's back, or behind a workspace's."""
 
+import dataclasses
+
 import pytest
 import torch
 
@@ -76,6 +78,29 @@ def test_what_a_call_returns_is_not_its_own():
     _, after = memory(x[:, :2], memory.begin(x).own())
     with pytest.raises(ValueError, match=r"pass state\.own\(\)"):
         memory.step_(x[:, 2], after)
+
+
+@pytest.mark.parametrize("change", [lambda tail: tail[:1].clone(), lambda tail: tail.half()], ids=["rows", "precision"])
+def test_a_convolutions_tail_that_does_not_fit_is_refused(change):
+    memory, x = NeuralMemory(32, MemoryConfig(num_heads=2, chunk_size=4)), torch.randn(3, 6, 32)
+    state = memory(x)[1].own()
+    wrong = dataclasses.replace(state, tail=change(state.tail))
+    for use in (memory.workspace, lambda state: memory.step_(x[:, 0], state), lambda state: memory(x, state)):
+        with torch.no_grad(), pytest.raises(ValueError, match="its convolution tail has"):
+            use(wrong)
+
+
+@pytest.mark.parametrize("backend", ["auto", "chunked", "recurrent"])
+@pytest.mark.parametrize("tokens", [1, 2])
+def test_what_a_call_returns_is_not_changed_by_steps_of_what_it_was_given(backend, tokens):
+    memory, x = NeuralMemory(32, MemoryConfig(num_heads=2, chunk_size=8)), torch.randn(1, 40, 32)
+    with torch.no_grad():
+        given = memory(x[:, :10])[1].own()
+        _, after = memory(x[:, 10 : 10 + tokens], given, backend=backend)
+        before = {name: tensor.clone() for name, tensor in after.tensors().items()}
+        for t in range(10, 40):
+            memory.step_(x[:, t], given)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in after.tensors().items())
 
 
 def test_a_state_on_another_device_is_refused():

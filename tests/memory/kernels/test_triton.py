@@ -12,6 +12,8 @@ from titans.memory import MemoryConfig, NeuralMemory, chunk_titans, reference_ti
 from titans.memory.kernels import gpu
 
 pytest.importorskip("triton")
+from titans.memory.kernels import gpu_function
+
 pytestmark = pytest.mark.usefixtures("quick_interpreter")
 
 # Length, chunk and the rest: every switch on and off, odd lengths, open chunks before and after.
@@ -79,6 +81,40 @@ def test_a_guard_that_binds_strongly(depth, new_case, new_problem, answer, equal
     assert (free - run(triton_titans, problem)[0]).abs().max() > 1
 
 
+class Tried:
+    """A kernel as a GPU runs it the first time: to try a setting, after which the tuner restores, and once more."""
+
+    def __init__(self, kernel) -> None:
+        self.kernel, self.arg_names = kernel, kernel.arg_names
+        self.given: list[str] = []
+
+    def __getitem__(self, grid):
+        def launch(**given):
+            self.given = list(given)
+            copies = {name: given[name].clone() for name in self.kernel.restore_value}
+            self.kernel[grid](**given)
+            for name, copy in copies.items():
+                given[name].copy_(copy)
+            self.kernel[grid](**given)
+
+        return launch
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_a_trial_leaves_no_trace_and_what_is_tuned_for_has_one_order(
+    depth, new_case, new_problem, answer, equal, monkeypatch
+):
+    problem = new_problem(new_case(9, 4, depth=depth, rows=2, heads=1, before=3, flags=True))
+    kernels = []
+    for name in ("forward", "backward"):
+        full = f"{'linear' if depth == 1 else 'deep'}_{name}"
+        kernels.append(Tried(getattr(gpu_function, full)))
+        monkeypatch.setattr(gpu_function, full, kernels[-1])
+    equal(answer(triton_titans, problem), answer(chunk_titans, problem), 1e-10)
+    for kernel in kernels:  # the types of the tensors, in the order in which they are given, are a part of the key
+        assert kernel.given == [name for name in kernel.arg_names if name in kernel.given]
+
+
 @pytest.mark.parametrize("depth", [1, 2])
 def test_any_split_of_a_stream(depth, new_case, new_problem, run, equal):
     problem = new_problem(new_case(11, 4, depth=depth, heads=1))
@@ -89,6 +125,20 @@ def test_any_split_of_a_stream(depth, new_case, new_problem, run, equal):
             y, state = run(triton_titans, problem.tokens(start, stop, state))
             parts.append(y)
     equal({"y": torch.cat(parts, 1)} | state.tensors(), {"y": whole} | after.tensors(), 1e-12)
+
+
+def test_a_state_may_lie_in_memory_in_any_order(new_case, new_problem, run, equal):
+    problem = new_problem(new_case(6, 8, depth=2, heads=3, rows=2, before=5))
+    state = run(chunk_titans, problem)[1]
+
+    def turned(x):
+        return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+    with torch.no_grad():
+        y, after = run(triton_titans, problem.tokens(0, 6, state))
+        same = state.replace(miss=turned(state.miss), pending=turned(state.pending), position=state.position)
+        again, ends = run(triton_titans, problem.tokens(0, 6, same))
+    equal({"y": again} | ends.tensors(), {"y": y} | after.tensors(), 1e-12)
 
 
 @pytest.mark.parametrize("depth", [1, 2])

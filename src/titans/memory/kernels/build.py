@@ -50,7 +50,7 @@ def compiled(name: str, dtype: torch.dtype, *, rounded: bool = False) -> ctypes.
     flags = (*_FLAGS, *DTYPES[dtype], *["-DROUNDED"] * rounded, *_words("CFLAGS"))
     command = (*compiler, *flags, str(_FOLDER / f"{name}.c"))
     try:
-        path = _cache() / f"{name}-{hashlib.sha256(_identity(compiler, command)).hexdigest()[:16]}.so"
+        path = _place(f"{name}-{hashlib.sha256(_identity(compiler, command)).hexdigest()[:16]}.so")
         if not _is_whole(path):
             _compile(command, path)
         kernel = ctypes.CDLL(str(path))
@@ -207,14 +207,17 @@ def _processor() -> str:
     return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
 
 
-def _cache() -> Path:
-    """A folder to keep the result in: the user's cache, or one for this process where that cannot be written."""
+def _place(name: str) -> Path:
+    """Where a result lies or is to be put: in the user's cache, or, if it is not there and that cannot be written, in a
+    folder for this process."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "titans"
+        if _is_whole(folder / name):
+            return folder / name
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
-        return _temporary(str(error))
-    return folder if os.access(folder, os.W_OK) else _temporary(f"{folder} cannot be written")
+        return _temporary(str(error)) / name
+    return (folder if os.access(folder, os.W_OK) else _temporary(f"{folder} cannot be written")) / name
 
 
 @functools.cache

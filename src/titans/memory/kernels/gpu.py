@@ -85,8 +85,8 @@ def _triton_titans(call: Call) -> tuple[Tensor, MemoryState]:
         precision=_precision(call),
         strain=strain,
         drift=drift,
-        pending=state.pending,
-        miss=state.miss,
+        pending=state.pending.contiguous(),
+        miss=state.miss.contiguous(),
         full=plan.full.to(torch.uint8).contiguous(),
         fresh=None if plan.fresh is None else plan.fresh.to(torch.uint8).contiguous(),
         filled_before=None if plan.old is None else plan.old.sum(-1, dtype=torch.int32),
@@ -100,7 +100,8 @@ def _triton_titans(call: Call) -> tuple[Tensor, MemoryState]:
     )
     tensors = tuple(None if x is None else x.contiguous() for x in tensors)
     differentiable = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-    results = ChunkLoop.apply(job, differentiable, *tensors)  # pyright: ignore[reportArgumentType]
+    with torch.cuda.device_of(call.q):  # where Triton launches
+        results = ChunkLoop.apply(job, differentiable, *tensors)  # pyright: ignore[reportArgumentType]
     y, pending, miss, *layered = results
     weights, *momentum, inputs, errors = by_layer(layered, network.depth)
     empty = torch.arange(plan.unit, device=fill.device) >= fill.unsqueeze(1)  # all, where the last chunk is full

@@ -102,7 +102,7 @@ class Job:
         if deep and forward:
             arguments["miss_before"] = self.miss
         kernel = (deep_forward if deep else linear_forward) if forward else (deep_backward if deep else linear_backward)
-        names = set(kernel.arg_names) - set(TUNED)
+        names = [name for name in kernel.arg_names if name not in TUNED]  # their order is part of what is tuned for
         unused = self.full  # any pointer
         given = {name: unused if (x := arguments.get(name)) is None else x for name in names}
         kernel[(self.rows * self.heads,)](**given)
@@ -142,8 +142,8 @@ class ChunkLoop(torch.autograd.Function):
                 miss_after=miss,
                 REPLAY=False,
             )
-        ctx.job, ctx.starts, ctx.divisors = job, starts, divisors
-        ctx.save_for_backward(*tensors)
+        ctx.job, ctx.groups, ctx.carried = job, len(starts), tuple(state)
+        ctx.save_for_backward(*tensors, divisors, *(x for start in starts for group in start.values() for x in group))
         ctx.mark_non_differentiable(pending, miss)
         return y, pending, miss, *(x for group in (*state.values(), *opened.values()) for x in group)
 
@@ -151,7 +151,10 @@ class ChunkLoop(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, dy: Tensor, *ends: Tensor) -> tuple[Tensor | None, ...]:
         job: Job = ctx.job
-        named = job.name(ctx.saved_tensors)
+        count = len(ctx.saved_tensors) - 1 - ctx.groups * len(ctx.carried) * job.depth
+        named, divisors = job.name(ctx.saved_tensors[:count]), ctx.saved_tensors[count]
+        parts = iter(by_layer(ctx.saved_tensors[count + 1 :], job.depth))
+        starts = [{name: next(parts) for name in ctx.carried} for _ in range(ctx.groups)]
         groups = job.groups(True)
         most = groups[0][1]
         weights, *momentum, dx_after, de_after = by_layer([x.contiguous() for x in ends[2:]], job.depth)
@@ -162,11 +165,11 @@ class ChunkLoop(torch.autograd.Function):
         def per_row(x: Tensor | None) -> Tensor | None:
             return None if x is None else x.new_zeros(job.rows, *x.shape)
 
-        states = {name: tuple(map(per_round, x)) for name, x in ctx.starts[0].items()}
+        states = {name: tuple(map(per_round, x)) for name, x in starts[0].items()}
         room = {
-            "record": ctx.divisors.new_empty(most, job.rows, job.heads, 4, job.chunk, job.head_dim),
-            "scores": ctx.divisors.new_empty(most, job.rows, job.heads, job.chunk, job.chunk),
-            "left": ctx.divisors.new_empty(job.rows, job.heads, 3, job.chunk, job.hidden),
+            "record": divisors.new_empty(most, job.rows, job.heads, 4, job.chunk, job.head_dim),
+            "scores": divisors.new_empty(most, job.rows, job.heads, job.chunk, job.chunk),
+            "left": divisors.new_empty(job.rows, job.heads, 3, job.chunk, job.hidden),
         }
         updated: dict[str, Any] = {"dw": _clones(weights), "dgamma": per_row(named["gamma"])}
         updated |= {"dbeta": per_row(named["beta"])}
@@ -177,11 +180,11 @@ class ChunkLoop(torch.autograd.Function):
         found = {f"d{name}": None if (x := named[name]) is None else torch.empty_like(x) for name in _SINGLE[:-2]}
         found |= {f"d{name}": tuple(map(torch.zeros_like, named[name])) for name in ("x_before", "e_before")}
         given = {"dy": dy.contiguous(), "dx_after": dx_after, "de_after": de_after}
-        for (begin, end), start in zip(reversed(groups), reversed(ctx.starts), strict=True):
+        for (begin, end), start in zip(reversed(groups), reversed(starts), strict=True):
             for name, tensors in start.items():
                 for slots, x in zip(states[name], tensors, strict=True):
                     slots[0].copy_(x)
-            shared = named | states | room | {"divisors": ctx.divisors}
+            shared = named | states | room | {"divisors": divisors}
             job.launch(True, begin, end, 1, **shared, REPLAY=True)
             job.launch(False, begin, end, 1, **shared, **given, **found, **updated)
         gradients: dict[str, Any] = found | updated

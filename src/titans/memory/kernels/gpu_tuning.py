@@ -1,7 +1,7 @@
 """The Triton kernels with the settings that are tried on a GPU, once for each shape and machine; the fastest is kept,
 in Triton's cache on the disk.
 
-Kernels update some tensors where they are, which a trial must not: those are restored after each.
+Kernels read some tensors and write into them, which a trial must not: those are restored after each.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ deep_forward = _tuned(
 deep_backward = _tuned(
     triton_backward.deep_backward,
     _tiles((32, 4), (16, 4), (32, 8)),
-    ["dw1", "dw2", "ds1", "ds2", "dw1_fresh", "dw2_fresh", "dgamma", "dbeta"],
+    ["dw1", "dw2", "ds1", "ds2", "dw1_fresh", "dw2_fresh", "dgamma", "dbeta", "record"],
 )
 linear_forward = _tuned(triton_linear.linear_forward, _warps(4, 8, 2), ["w", "s", "pending"])
 linear_backward = _tuned(triton_linear.linear_backward, _warps(4, 8, 2), ["dw", "ds", "dw_fresh"])

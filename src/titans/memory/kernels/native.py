@@ -224,8 +224,8 @@ class _Native(torch.autograd.Function):
             kept["reads"] = q.new_empty(jobs, rounds, reads.value)
             kept["divisors"] = q.new_empty(jobs, rounds, 2, shape.sizes["C"])
         run_in_threads(kernel, shape.arguments(**named, **results, **kept), jobs, backward=False)
-        ctx.shape, ctx.kept = shape, kept
-        ctx.save_for_backward(*tensors)
+        ctx.shape, ctx.kept = shape, tuple(kept)
+        ctx.save_for_backward(*tensors, *kept.values())
         y, pending, miss, *layered = results.values()
         ctx.mark_non_differentiable(pending, miss)
         return y, pending, miss, *(x for group in layered if group is not None for x in group)
@@ -234,7 +234,8 @@ class _Native(torch.autograd.Function):
     @first_order
     def backward(ctx: Any, dy: Tensor, *ends: Tensor) -> tuple[Tensor | None, ...]:
         shape: _Shape = ctx.shape
-        named = shape.name(ctx.saved_tensors)
+        count = len(ctx.saved_tensors) - len(ctx.kept)
+        named, kept = shape.name(ctx.saved_tensors[:count]), dict(zip(ctx.kept, ctx.saved_tensors[count:], strict=True))
         names = ["dw_end", "ds_end", "da_open", "de_open"] if shape.momentum else ["dw_end", "da_open", "de_open"]
         given = dict(zip(names, by_layer([x.contiguous() for x in ends[2:]], shape.depth), strict=True))
 
@@ -253,7 +254,7 @@ class _Native(torch.autograd.Function):
 
         gradients = {name: room(name, x) for name, x in named.items()}
         found = {f"d{name}": x for name, x in gradients.items()}
-        arguments = shape.arguments(**named, **ctx.kept, dy=dy.contiguous(), **given, **found)
+        arguments = shape.arguments(**named, **kept, dy=dy.contiguous(), **given, **found)
         kernel = compiled("chunk", dy.dtype, rounded=shape.rounded)
         run_in_threads(kernel, arguments, dy.shape[0] * dy.shape[2], backward=True)
         flat = []

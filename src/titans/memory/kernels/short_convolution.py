@@ -58,6 +58,9 @@ def native_convolution(
     x: [B, T, D]; weight: [D, J]; tail: [B, J - 1, D], all of one dtype; position: [B, T] where a document may begin in
     this call, else None -> the parts, [B, T, D / P] each.
     """
+    wanted = (len(x), weight.shape[1] - 1, x.shape[2])
+    if tail.shape != wanted:
+        raise ValueError(f"the convolution's tail should be [B, J - 1, D] = {wanted}, got {tuple(tail.shape)}")
     position = None if position is None else position.contiguous()
     return _Convolution.apply(position, finish, x.contiguous(), weight.t().contiguous(), tail.contiguous())  # pyright: ignore
 
