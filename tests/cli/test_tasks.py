@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from titans.baselines import BaselineConfig, BaselineLM, load_model
+from titans.cli import scores
 from titans.cli.main import main
 from titans.data.pieces import PieceTokenizer, learn_pieces, tokenizer_of
 from titans.models.config import TitansConfig
@@ -279,6 +280,11 @@ def test_babilong_refuses_before_a_long_text_is_read(option, words, model, text,
     value = "nowhere" if option == "--babi" else 5
     assert run("eval", "babilong", "--checkpoint", model, "--haystack", text, option, value) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_path_is_shown_as_it_is(capsys):
+    scores.show("needles pk", Path("a[bold]b[/y]"), 0, [], as_json=False)
+    assert "a[bold]b[/y]" in " ".join(capsys.readouterr().out.split())
 
 
 def test_scores_are_kept_as_they_come(tmp_path, text, capsys, monkeypatch):

@@ -71,11 +71,11 @@ def test_json_is_all_there_is_on_standard_output(tmp_path: Path, text: Path, tra
 def test_ctrl_c_is_one_line_and_the_run_goes_on(tmp_path: Path, text: Path, train, ctrl_c_in_step, capsys) -> None:
     assert train("straight", "--text", text) == 0
     ctrl_c_in_step(2)
-    assert train("stopped", "--text", text) == 130
-    run = tmp_path / "stopped"
+    assert train("stopped here", "--text", text) == 130
+    run = tmp_path / "stopped here"
     last_line = capsys.readouterr().err.splitlines()[-1]
     assert last_line == (
-        f"titans: interrupted; checkpoint saved at {run}/checkpoint; continue with: titans train --resume {run}"
+        f"titans: interrupted; checkpoint saved at {run}/checkpoint; continue with: titans train --resume '{run}'"
     )
     assert main(["train", "--resume", str(run)]) == 0
     for one, two in zip(weights(tmp_path / "straight"), weights(run), strict=True):
