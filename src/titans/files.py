@@ -70,6 +70,13 @@ def require_replaceable(path: Path) -> None:
         raise TitansError(f"cannot write {path}: it is not a regular file; name another")
 
 
+def require_writable_files(*paths: Path) -> None:
+    """`require_replaceable` of all of them, and `require_writable` of their folders."""
+    for path in paths:
+        require_replaceable(path)
+        require_writable(path.parent)
+
+
 def require_writable(folder: Path) -> None:
     """Makes `folder` if it is not there, and sees that files can be written in it: before long work, not after.
 

@@ -52,11 +52,9 @@ def run(
         raise TitansError(f"--threads is {given}; each must be from 1 to {most}, the processors that there are")
     import_torch()
     if out is not None:
-        from titans.files import require_replaceable, require_writable
+        from titans.files import require_writable_files
 
-        require_writable(out)
-        for path in _files(out, subject):
-            require_replaceable(path)
+        require_writable_files(*_files(out, subject))
     with tempfile.TemporaryDirectory() as folder:
         measurements = _measure(subject, threads, rounds, quick, Path(folder), out)
     if json:

@@ -45,8 +45,8 @@ DISTANCE_TOKENS = 300_000
 RECALL_DISTANCES = (256, 512, 1024, 2048, 4096, 8192)
 RECALL_DEPTHS = (0.0, 0.25, 0.5)
 RECALL_SAMPLES = 8
-MODEL, MEMORY = "model", "memory.safetensors"
-OWN_FILES = (SPOOLED_NAME, "titans", "control", "control_equal_time", MODEL, MEMORY, RESULTS_NAME, ".*.tmp")
+_RUNS = ("titans", "control", "control_equal_time")
+OWN_FILES = (*_RUNS, findings.MODEL, findings.MEMORY, SPOOLED_NAME, RESULTS_NAME, ".*.tmp")
 """What `compare` makes in its folder, report aside."""
 
 
@@ -278,8 +278,8 @@ def _stream(model: TitansLM, held_out: list[Document], out: Path, minutes: float
     tokens = round(STREAM_TOKENS * scale) if minutes < 4 else STREAM_TOKENS
     with Progress("stream", total=tokens, unit="tokens") as progress:
         moments, state = stream(model, held_out, tokens, progress)
-    model.save(out / MODEL)
-    state.save(out / MEMORY, model)
+    model.save(out / findings.MODEL)
+    state.save(out / findings.MEMORY, model)
     return moments, scale
 
 

@@ -19,6 +19,9 @@ from titans.training.evaluate import DISTANCES, Evaluation
 from titans.training.loop import TrainResult
 from titans.training.stream import StreamMoment
 
+MODEL, MEMORY = "model", "memory.safetensors"
+"""What the quickstart leaves to be used further."""
+
 
 class Planned(Protocol):
     """A model that is going to be trained."""
@@ -172,7 +175,7 @@ def show(results: Results, out: Path, report: Path) -> None:
         soft_wrap=True,
     )
     console.print(f"\nReport: {report}\n\nTry next:", soft_wrap=True, highlight=False, markup=False)
-    model, memory = (shlex.quote(str(out / name)) for name in ("model", "memory.safetensors"))
+    model, memory = (shlex.quote(str(out / name)) for name in (MODEL, MEMORY))
     for command in (
         f'titans generate --checkpoint {model} --prompt "def "',
         f'titans generate --checkpoint {model} --state {memory} --prompt "class "',

@@ -61,7 +61,7 @@ def run(
     import_torch()
 
     from titans.baselines import load_model
-    from titans.files import require_replaceable, require_writable
+    from titans.files import require_writable_files
     from titans.models.generation import check_settings, generate
     from titans.models.language_model import TitansLM
     from titans.training.model import best_device
@@ -74,8 +74,7 @@ def run(
     if not isinstance(model, TitansLM):
         raise TitansError(f"{checkpoint} holds the baseline {model.config.name}, which this does not write with")
     if save_state is not None:
-        require_replaceable(save_state)
-        require_writable(save_state.parent)
+        require_writable_files(save_state)
     model = model.to(best_device()).eval()
     corpus.require_bytes(checkpoint, model.config.vocab_size)
     memory = None if state is None else _memory(state, model)

@@ -60,7 +60,7 @@ def run(
     import_torch()
 
     from titans.baselines import load_model
-    from titans.files import require_replaceable, require_writable
+    from titans.files import require_writable_files
     from titans.models.language_model import TitansLM
     from titans.report.inspection_picture import draw
     from titans.training.model import best_device
@@ -72,10 +72,8 @@ def run(
         raise TitansError(f"{checkpoint} holds the baseline {model.config.name}, which has no memory to look into")
     blocks = _blocks(model.config, checkpoint, block)
     read, shown_as = _read(checkpoint, model.config.vocab_size, text, prompt, tokens, None if json else max_tokens)
-    require_writable(out.parent)
     pictures = [out.with_suffix(suffix) for suffix in _PICTURES]
-    for path in pictures:
-        require_replaceable(path)
+    require_writable_files(*pictures)
     model = model.to(best_device()).eval()
     with require_sound(checkpoint):
         found = _inspect(model, read, shown_as, blocks)

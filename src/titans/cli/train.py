@@ -147,7 +147,7 @@ def _resume(run: Path) -> "TrainResult":
     from titans.files import locked
     from titans.training.checkpoint import find_checkpoint, read_settings, read_tokenizer
 
-    find_checkpoint(run)
+    find_checkpoint(run)  # before the lock makes a folder of that name
     with locked(run, busy=_in_use(run)):
         checkpoint = find_checkpoint(run)
         settings = read_settings(checkpoint)

@@ -171,8 +171,7 @@ class _ActivationBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         grad, z = ctx.saved_tensors
-        slope = _silu_backward if ctx.name == "silu" else _BACKWARD[ctx.name]
-        return slope(upstream, z), upstream * grad * _CURVATURE[ctx.name](z), None
+        return _DIFFERENTIABLE[ctx.name](upstream, z), upstream * grad * _CURVATURE[ctx.name](z), None
 
 
 def _gelu_curvature(z: Tensor) -> Tensor:
@@ -181,7 +180,7 @@ def _gelu_curvature(z: Tensor) -> Tensor:
 
 
 def _silu_backward(grad: Tensor, z: Tensor) -> Tensor:
-    gate = torch.sigmoid(z)  # aten's own has no derivative
+    gate = torch.sigmoid(z)
     return grad * gate * (1 + z * (1 - gate))
 
 
@@ -196,4 +195,5 @@ _BACKWARD = {
     "silu": torch.ops.aten.silu_backward,
     "relu": lambda grad, z: torch.ops.aten.threshold_backward(grad, z, 0),
 }
+_DIFFERENTIABLE = _BACKWARD | {"silu": _silu_backward}  # aten's own has no derivative
 _CURVATURE = {"gelu": _gelu_curvature, "silu": _silu_curvature, "relu": torch.zeros_like}  # act''

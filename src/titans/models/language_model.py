@@ -79,7 +79,7 @@ class TitansLM(nn.Module):
             source, target, _ = compact(mask)
             tokens, mask = take(tokens, source), take(mask, source)
             reset = None if reset is None else take(reset, source) & mask
-        given = state = self.begin(len(tokens)) if state is None else state
+        state = self.begin(len(tokens)) if state is None else state
         position = document_positions(state.position, tokens.shape[1], mask, reset)
         stream = Stream(state.position, position, mask, reset)
 
@@ -93,7 +93,7 @@ class TitansLM(nn.Module):
             x, after = block(x, before, stream, wanted if number == len(self.blocks) else None)
             blocks.append(after)
         logits = F.linear(self.norm(x), self.embedding.weight)
-        return logits, LMState(_end(stream), tuple(blocks), self.config).apart_from(given)
+        return logits, LMState(_end(stream), tuple(blocks), self.config).apart_from(state)
 
     @torch.no_grad()
     def step_(
