@@ -1,3 +1,4 @@
+import errno
 import io
 import json
 import os
@@ -98,6 +99,25 @@ def test_the_memory_is_saved_though_the_reader_of_the_text_has_left(
     assert generate(*options) == 141
     assert LMState.load(tmp_path / "memory", TitansLM.load(run / "checkpoint")).position.tolist() == [9]
     assert generate(*options[:-2]) == 141
+
+
+def test_the_text_is_not_lost_with_a_memory_that_cannot_be_saved(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    options = ("--checkpoint", run, "--prompt", "the ", "--max-new-tokens", "30")
+    assert generate(*options) == 0
+    written = capsys.readouterr().out
+    monkeypatch.setattr(LMState, "save", full)
+    monkeypatch.setattr(main_module, "_leave_standard_output", lambda: None)
+    assert generate(*options, "--save-state", tmp_path / "memory") == 2
+    assert capsys.readouterr().out == written
+    assert generate(*options, "--save-state", tmp_path / "memory", "--json") == 2
+    heard = capsys.readouterr()
+    assert json.loads(heard.out) == {"text": written.removesuffix("\n"), "bytes": 30, "state": None}
+    assert heard.err.startswith("titans: error: disk full")
 
 
 def test_characters_of_several_bytes_appear_whole(run: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -60,6 +60,8 @@ def run(
     """
     import_torch()
 
+    from json import dumps
+
     from titans.baselines import load_model
     from titans.files import require_writable_files
     from titans.models.generation import check_settings, generate
@@ -106,17 +108,19 @@ def run(
             state=memory,
             on_token=lambda tokens: show(int(tokens[0])),
         )
-    if save_state is not None:
-        memory.save(save_state, model)
+    saved = None
+    try:
+        if save_state is not None:
+            memory.save(save_state, model)
+            saved = str(save_state)
+    finally:  # what has been written is not lost with a memory that cannot be kept
+        if json:
+            text = bytes(new.tolist()).decode("utf-8", errors="replace")
+            print(dumps({"text": text, "bytes": len(new), "state": saved}), flush=True)
+        elif unheard is None:
+            print(decoder.decode(b"", final=True), flush=True)
     if unheard is not None:
         raise unheard
-    if not json:
-        print(decoder.decode(b"", final=True))
-    else:
-        from json import dumps
-
-        text = bytes(new.tolist()).decode("utf-8", errors="replace")
-        print(dumps({"text": text, "bytes": len(new), "state": None if save_state is None else str(save_state)}))
 
 
 def _memory(path: Path, model: "TitansLM") -> "LMState":
