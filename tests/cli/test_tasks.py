@@ -131,6 +131,15 @@ def test_needles_by_length_and_depth(model, text, capsys):
     assert {tuple(cell["right_interval"]) for cell in found["scores"]} == {interval(0.0, 2)}
 
 
+def test_text_that_is_too_short_for_the_samples_is_said(model, text, capsys):
+    ask = ("eval", "needles", "--checkpoint", model, "--haystack", text, "--kind", "n", "--samples", 1)
+    text.write_text("word " * 100)
+    said = "titans: the text to hide things in has 500 tokens: in a sample of 501 some come again\n"
+    for lengths, there in (((500, 400), False), ((400, 501), True)):
+        assert run(*ask, "--length", *lengths) == 0
+        assert (said in capsys.readouterr().err) == there
+
+
 def test_the_seed_decides_and_pieces_do_not(model, text, capsys):
     def scores(*options: object) -> str:
         given = ("--checkpoint", model, "--haystack", text, "--length", 600, "--samples", 3, "--json")

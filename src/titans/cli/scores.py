@@ -1,6 +1,7 @@
 """Scores of a trained model on a task, for `titans eval TASK`: lengths, depths, a table."""
 
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -32,6 +33,8 @@ from titans.tasks.score import Score, score
 from titans.training.checkpoint import find_checkpoint, read_tokenizer
 from titans.training.model import best_device
 from titans.training.progress import Progress
+
+_log = logging.getLogger("titans")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +141,7 @@ def measure(
         if hides_in_text(name, choices) and any(asked.lengths):
             documents = documents or corpus.held_out(checkpoint, "--haystack")
             choices = replace(choices, haystack=encoded(documents, tokenizer))
+            _say_if_repeated(sum(map(len, choices.haystack)), max(asked.lengths))
         tasks = _tasks(name, choices, asked)
         model = load_model(checkpoint).to(best_device())
         vocabulary, known = tasks[0][1].vocab_size, model.config.vocab_size
@@ -156,6 +160,14 @@ def measure(
             where = f"its scores are in {kept.folder}" if kept is not None and cells else ""
             raise KeyboardInterrupt(where) from None
     return cells
+
+
+def _say_if_repeated(there: int, longest: int) -> None:
+    """What a score of long samples then is of."""
+    if there < longest:
+        _log.warning(
+            "the text to hide things in has %s tokens: in a sample of %s some come again", f"{there:,}", f"{longest:,}"
+        )
 
 
 def _tasks(name: str, choices: Choices, asked: Asked) -> list[tuple[float | None, Task]]:
