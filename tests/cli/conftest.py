@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from titans.cli.main import main
@@ -17,6 +18,15 @@ SETTINGS = "--steps 6 --batch-size 2 --length 16 --log-every 1 --save-every 4 --
 def text(tmp_path: Path) -> Path:
     path = tmp_path / "text.txt"
     path.write_text("the quick brown fox jumps over the lazy dög\n" * 40)
+    return path
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> Path:
+    """Long enough for a task to hide things in."""
+    path = tmp_path / "book.txt"
+    words = np.random.default_rng(0).choice(["stone", "river", "and", "the", "walks", "over"], 4000)
+    path.write_text(" ".join(words.tolist()))
     return path
 
 

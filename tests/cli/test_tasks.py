@@ -1,113 +1,25 @@
-"""Tasks from the command line: train with a recipe, go on, ask."""
+"""Tasks from the command line: trained models are asked."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from titans.baselines import BaselineConfig, BaselineLM, load_model
+from titans.baselines import BaselineConfig, BaselineLM
 from titans.cli import scores
 from titans.cli.main import main
-from titans.data.pieces import PieceTokenizer, learn_pieces, tokenizer_of
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.report.interval import interval
 from titans.report.results import Results, read_results, write_results
-from titans.tasks.catalogue import TASKS
-from titans.tasks.recipes import RECIPES, recipe
 
 QUICK = ("--recipe", "needles", "--steps", "3", "--batch-size", "1", "--length", "256", "--save-every", "1")
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
-    path = tmp_path / "book.txt"
-    words = np.random.default_rng(0).choice(["stone", "river", "and", "the", "walks", "over"], 4000)
-    path.write_text(" ".join(words.tolist()))
-    return path
-
-
 def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
-
-
-def weights(folder: Path) -> list[torch.Tensor]:
-    return list(load_model(folder).state_dict().values())
-
-
-def test_a_recipe_is_trained_and_gone_on_with(tmp_path, text, capsys, monkeypatch):
-    assert run("train", *QUICK, "--text", text, "--out", tmp_path / "whole") == 0
-    assert json.loads((tmp_path / "whole" / "run.json").read_text())["recipe"] == "needles"
-    original, calls = TitansLM.loss, []
-
-    def breaks(self, *arguments, **options):
-        calls.append(1)
-        if len(calls) == 3:
-            raise RuntimeError("power cut")
-        return original(self, *arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TitansLM, "loss", breaks)
-        assert run("train", *QUICK, "--text", text, "--out", tmp_path / "cut") == 1
-    assert run("train", "--resume", tmp_path / "cut") == 0
-    for one, two in zip(weights(tmp_path / "whole"), weights(tmp_path / "cut"), strict=True):
-        assert torch.equal(one, two)
-    capsys.readouterr()
-
-
-def test_settings_from_the_command_line_come_before_the_recipes(tmp_path, text, capsys):
-    assert run("train", *QUICK, "--text", text, "--out", tmp_path / "run", "--variant", "lmm", "--seed", 3) == 0
-    settings = json.loads((tmp_path / "run" / "checkpoint" / "training.json").read_text())["config"]
-    assert (settings["steps"], settings["seed"], settings["learning_rate"]) == (3, 3, 2e-3)
-    assert settings["warmup_steps"] == 3  # the recipe's 100 would be longer than the run
-    assert load_model(tmp_path / "run").config.variant == "lmm"
-    # Also those that would be the same without a recipe, whose own settings are others.
-    like_the_defaults = ("--recipe", "parity", "--learning-rate", "0.001", "--gate-penalty=0", "--batch_size", 8)
-    assert run("train", *like_the_defaults, "--steps", 2, "--out", tmp_path / "other") == 0
-    settings = json.loads((tmp_path / "other" / "checkpoint" / "training.json").read_text())["config"]
-    assert (settings["learning_rate"], settings["gate_penalty"], settings["batch_size"]) == (1e-3, 0, 8)
-    assert run("train", "--resume", tmp_path / "other", "--batch-size", 8) == 2
-    assert "--resume takes the text and every setting from the run" in capsys.readouterr().err
-
-
-def test_a_recipe_without_text_looks_for_none(tmp_path, text, capsys, monkeypatch):
-    monkeypatch.setattr("titans.cli.corpus.documents", lambda *_, **__: pytest.fail("looked for text"))
-    options = ("--recipe", "S3", "--batch-size", 2, "--length", 16)
-    assert run("train", *options, "--steps", 2, "--out", tmp_path / "run") == 0
-    assert run("train", "--resume", tmp_path / "run") == 0
-    ask = ("eval", "state-tracking", "--checkpoint", tmp_path / "run", "--length", 8, "--samples", 3)
-    capsys.readouterr()
-    for chosen in ((), ("--problem", "S3"), ("--problem", "S3", "--tokens-each", 2)):
-        assert run(*ask, *chosen, "--save", tmp_path / "scores") == 0
-    assert [score.task for score in read_results(tmp_path / "scores").scores] == ["state-tracking S3, 2 tokens each"]
-    assert run(*ask, "--problem", "parity", "--tokens-each", 6) == 2  # as many tokens
-    learned = f"{tmp_path / 'run'} has learned its task with --problem S3 --tokens-each 2: leave --problem out"
-    assert learned in capsys.readouterr().err
-    assert run("train", *options, "--text", text, "--out", tmp_path / "other") == 2
-    assert "the recipe 'S3' reads no text: leave --text out" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("name", "blocks"), [("llama-swa", 2), ("gated-delta", 2), ("mamba2", 4)])
-def test_a_baseline_in_the_place_of_ours(name, blocks, tmp_path, text, capsys):
-    assert run("train", *QUICK, "--text", text, "--out", tmp_path / "run", "--baseline", name) == 0
-    model, ours = load_model(tmp_path / "run"), TitansLM(recipe("needles").config)
-    assert isinstance(model, BaselineLM)
-    assert model.config.num_layers == blocks  # the Mambas' have no SwiGLU, two of them stand for one
-    assert abs(model.num_parameters - ours.num_parameters) < 0.05 * ours.num_parameters
-    assert run("eval", "needles", "--checkpoint", tmp_path / "run", "--length", 400, "--samples", 1) == 0
-    assert run("train", "--resume", tmp_path / "run") == 0
-    capsys.readouterr()
-
-
-def test_the_control_is_as_large_as_ours(tmp_path, text, capsys):
-    assert run("train", *QUICK, "--text", text, "--out", tmp_path / "run", "--variant", "attention") == 0
-    control, ours = load_model(tmp_path / "run"), TitansLM(recipe("needles").config)
-    assert control.config.replace(hidden_size=None) == ours.config.replace(variant="attention")
-    assert abs(control.num_parameters - ours.num_parameters) < 0.05 * ours.num_parameters
-    capsys.readouterr()
 
 
 @pytest.fixture
@@ -117,8 +29,8 @@ def model(tmp_path) -> Path:
     return tmp_path / "model"
 
 
-def test_needles_by_length_and_depth(model, text, capsys):
-    options = ("--checkpoint", model, "--haystack", text, "--kind", "w", "--length", 500, 700, "--depths", 3)
+def test_needles_by_length_and_depth(model, book, capsys):
+    options = ("--checkpoint", model, "--haystack", book, "--kind", "w", "--length", 500, 700, "--depths", 3)
     assert run("eval", "needles", *options, "--samples", 2, "--json") == 0
     found = json.loads(capsys.readouterr().out)
     cells = [(cell["length"], cell["depth"], cell["samples"]) for cell in found["scores"]]
@@ -131,18 +43,18 @@ def test_needles_by_length_and_depth(model, text, capsys):
     assert {tuple(cell["right_interval"]) for cell in found["scores"]} == {interval(0.0, 2)}
 
 
-def test_text_that_is_too_short_for_the_samples_is_said(model, text, capsys):
-    ask = ("eval", "needles", "--checkpoint", model, "--haystack", text, "--kind", "n", "--samples", 1)
-    text.write_text("word " * 100)
+def test_text_that_is_too_short_for_the_samples_is_said(model, book, capsys):
+    ask = ("eval", "needles", "--checkpoint", model, "--haystack", book, "--kind", "n", "--samples", 1)
+    book.write_text("word " * 100)
     said = "titans: the text to hide things in has 500 tokens: in a sample of 501 some come again\n"
     for lengths, there in (((500, 400), False), ((400, 501), True)):
         assert run(*ask, "--length", *lengths) == 0
         assert (said in capsys.readouterr().err) == there
 
 
-def test_the_seed_decides_and_pieces_do_not(model, text, capsys):
+def test_the_seed_decides_and_pieces_do_not(model, book, capsys):
     def scores(*options: object) -> str:
-        given = ("--checkpoint", model, "--haystack", text, "--length", 600, "--samples", 3, "--json")
+        given = ("--checkpoint", model, "--haystack", book, "--length", 600, "--samples", 3, "--json")
         assert run("eval", "needles", *given, *options) == 0
         return capsys.readouterr().out
 
@@ -156,11 +68,11 @@ def test_state_tracking(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["scores"][0]["length"] == 20
 
 
-def test_with_examples_a_models_own_words_are_judged(model, text, tmp_path, capsys, monkeypatch):
+def test_with_examples_a_models_own_words_are_judged(model, book, tmp_path, capsys, monkeypatch):
     (tmp_path / "qa1_facts_test.txt").write_text("1 Mary went to the garden.\n2 Where is Mary? \tgarden\t1\n")
     heard = []
     monkeypatch.setattr("titans.tasks.babilong_words.scored", lambda *judged: bool(heard.append(judged)) or True)
-    asked = ("--haystack", text, "--babi", tmp_path, "--length", 3000, "--samples", 2)
+    asked = ("--haystack", book, "--babi", tmp_path, "--length", 3000, "--samples", 2)
     options = ("--checkpoint", model, *asked, "--mode", "fewshot", "--save", tmp_path / "scores")
     assert run("eval", "babilong", *options) == 0
     assert "100.0%" in capsys.readouterr().out
@@ -205,32 +117,16 @@ def test_with_examples_a_models_own_words_are_judged(model, text, tmp_path, caps
         (("--length", "512"), "--length is about a task: name one, for example titans eval needles --length ..."),
     ],
 )
-def test_wrong_input_is_one_clear_line(options, words, model, text, capsys):
+def test_wrong_input_is_one_clear_line(options, words, model, book, capsys):
     hides = options[0] in ("needles", "babilong")
-    assert run("eval", *options, "--checkpoint", model, *(("--haystack", text) if hides else ())) == 2
+    assert run("eval", *options, "--checkpoint", model, *(("--haystack", book) if hides else ())) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1
     assert words in error[0]
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (("--recipe", "cake"), "there is no recipe 'cake'; choose one of needles"),
-        (("--variant", "mad"), "there is no variant 'mad'; choose one of mac, mag, mal, lmm, attention"),
-        (("--recipe", "needles", "--baseline", "mamba3"), "there is no baseline 'mamba3'; choose one of llama"),
-        (("--baseline", "llama"), "--baseline goes with --recipe and without --variant"),
-        (("--recipe", "needles", "--baseline", "llama", "--variant", "mac"), "--baseline goes with --recipe"),
-    ],
-)
-def test_wrong_options_of_a_training(options, words, tmp_path, text, capsys):
-    assert run("train", "--out", tmp_path / "run", "--text", text, *options) == 2
-    assert words in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("kind", ["baseline", "titans"])
-def test_a_model_that_computes_no_numbers_is_named(kind, tmp_path, text, capsys):
+def test_a_model_that_computes_no_numbers_is_named(kind, tmp_path, book, capsys):
     if kind == "baseline":
         model = BaselineLM(BaselineConfig(name="llama", dim=16, num_layers=1, num_heads=2))
     else:
@@ -241,7 +137,7 @@ def test_a_model_that_computes_no_numbers_is_named(kind, tmp_path, text, capsys)
                 weight.mul_(1e30)  # numbers still, but not their products
     spoilt = tmp_path / "spoilt"
     model.save(spoilt)
-    asked = [("eval", "needles", "--haystack", text, "--length", 400, "--samples", 1), ("eval", "--text", text)]
+    asked = [("eval", "needles", "--haystack", book, "--length", 400, "--samples", 1), ("eval", "--text", book)]
     if kind == "titans":
         asked += [("generate", "--prompt", "the "), ("inspect", "--prompt", "the fox", "--out", tmp_path / "x.svg")]
     for one in asked:
@@ -251,11 +147,11 @@ def test_a_model_that_computes_no_numbers_is_named(kind, tmp_path, text, capsys)
         assert error.endswith("): train it again, with a lower --learning-rate")
 
 
-def test_scores_of_several_models_meet_in_one_folder(tmp_path, text, capsys, monkeypatch):
+def test_scores_of_several_models_meet_in_one_folder(tmp_path, book, capsys, monkeypatch):
     for seed, name in enumerate(("one", "two")):
         torch.manual_seed(seed)
         TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path / name)
-    ask = ("eval", "needles", "--haystack", text, "--length", 512, "--samples", 2, "--save", tmp_path / "scores")
+    ask = ("eval", "needles", "--haystack", book, "--length", 512, "--samples", 2, "--save", tmp_path / "scores")
     monkeypatch.setattr("sys.argv", ["titans", "eval", "needles", "--haystack", "a book.txt"])
     assert run(*ask, "--checkpoint", tmp_path / "one", "--kind", "n", "--depths", 2) == 0
     assert run(*ask, "--checkpoint", tmp_path / "two", "--kind", "pk", "--label", "other") == 0
@@ -276,18 +172,18 @@ def test_scores_of_several_models_meet_in_one_folder(tmp_path, text, capsys, mon
     capsys.readouterr()
 
 
-def test_what_does_not_fit_is_refused_before_the_model_is_loaded(model, text, capsys, monkeypatch):
+def test_what_does_not_fit_is_refused_before_the_model_is_loaded(model, book, capsys, monkeypatch):
     monkeypatch.setattr("titans.cli.scores.load_model", lambda _: pytest.fail("loaded"))
-    assert run("eval", "needles", "--checkpoint", model, "--haystack", text, "--length", 5) == 2
+    assert run("eval", "needles", "--checkpoint", model, "--haystack", book, "--length", 5) == 2
     assert "--length 5 is too short" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("stories")
 @pytest.mark.parametrize(("option", "words"), [("--babi", "nowhere is no folder"), ("--length", "5 is too short")])
-def test_babilong_refuses_before_a_long_text_is_read(option, words, model, text, capsys, monkeypatch):
+def test_babilong_refuses_before_a_long_text_is_read(option, words, model, book, capsys, monkeypatch):
     monkeypatch.setattr("titans.cli.corpus.documents", lambda *_, **__: pytest.fail("read"))
     value = "nowhere" if option == "--babi" else 5
-    assert run("eval", "babilong", "--checkpoint", model, "--haystack", text, option, value) == 2
+    assert run("eval", "babilong", "--checkpoint", model, "--haystack", book, option, value) == 2
     assert words in capsys.readouterr().err
 
 
@@ -296,7 +192,7 @@ def test_a_path_is_shown_as_it_is(capsys):
     assert "a[bold]b[/y]" in " ".join(capsys.readouterr().out.split())
 
 
-def test_scores_are_kept_as_they_come(tmp_path, text, capsys, monkeypatch):
+def test_scores_are_kept_as_they_come(tmp_path, book, capsys, monkeypatch):
     from titans.cli import scores
 
     TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path / "model")
@@ -308,7 +204,7 @@ def test_scores_are_kept_as_they_come(tmp_path, text, capsys, monkeypatch):
         return original(model, task, length, samples, **options)
 
     monkeypatch.setattr(scores, "score", interrupted)
-    ask = ("eval", "needles", "--haystack", text, "--samples", 1, "--save", tmp_path / "scores")
+    ask = ("eval", "needles", "--haystack", book, "--samples", 1, "--save", tmp_path / "scores")
     assert run(*ask, "--checkpoint", tmp_path / "model", "--length", 512, 1024) == 130
     stored = json.loads((tmp_path / "scores" / "results.json").read_text())
     assert [score["length"] for score in stored["scores"]] == [512]
@@ -317,17 +213,17 @@ def test_scores_are_kept_as_they_come(tmp_path, text, capsys, monkeypatch):
     assert capsys.readouterr().err.endswith("titans: interrupted\n")
 
 
-def test_where_scores_cannot_go_is_said_before_anything_is_measured(tmp_path, text, capsys, monkeypatch):
+def test_where_scores_cannot_go_is_said_before_anything_is_measured(tmp_path, book, capsys, monkeypatch):
     from titans.cli import scores
 
     TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path / "model")
     monkeypatch.setattr(scores, "score", lambda *_, **__: pytest.fail("it was measured"))
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "results.json").write_text('{"title": ')
-    ask = ("--checkpoint", tmp_path / "model", "--haystack", text, "--length", 512)
+    ask = ("--checkpoint", tmp_path / "model", "--haystack", book, "--length", 512)
     for arguments, words in (
         (("needles", "--save", tmp_path / "damaged"), "results.json"),
-        (("needles", "--save", text), "book.txt"),
+        (("needles", "--save", book), "book.txt"),
         (("needles", "--label", "one"), "give --save DIR as well"),
     ):
         assert run("eval", *arguments, *ask) == 2, arguments
@@ -336,7 +232,7 @@ def test_where_scores_cannot_go_is_said_before_anything_is_measured(tmp_path, te
         assert error.count("\n") == 1
 
 
-def test_what_others_write_in_the_meantime_stays(tmp_path, text, capsys, monkeypatch):
+def test_what_others_write_in_the_meantime_stays(tmp_path, book, capsys, monkeypatch):
     from titans.cli import scores
 
     TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path / "model")
@@ -355,13 +251,13 @@ def test_what_others_write_in_the_meantime_stays(tmp_path, text, capsys, monkeyp
     capsys.readouterr()
 
 
-def test_every_depth_has_samples_of_its_own(model, text, capsys, monkeypatch):
+def test_every_depth_has_samples_of_its_own(model, book, capsys, monkeypatch):
     from titans.cli import scores
 
     seeds = []
     original = scores.score
     monkeypatch.setattr(scores, "score", lambda *a, seed, **o: seeds.append(seed) or original(*a, seed=seed, **o))
-    ask = ("eval", "needles", "--checkpoint", model, "--haystack", text, "--length", 512, "--samples", 1)
+    ask = ("eval", "needles", "--checkpoint", model, "--haystack", book, "--length", 512, "--samples", 1)
     assert run(*ask, "--seed", 7, "--depths", 3) == 0
     assert run(*ask, "--seed", 7) == 0
     assert seeds == [(7, 0), (7, 500), (7, 1000), 7]
@@ -400,7 +296,7 @@ def test_a_run_that_read_no_text_has_held_none_out(tmp_path, capsys):
         assert f"{tmp_path / 'run'} has learned state-tracking and no text: ask it by titans eval state-t" in error
 
 
-def test_tokens_of_another_task_are_no_words_of_a_model(tmp_path, text, capsys):
+def test_tokens_of_another_task_are_no_words_of_a_model(tmp_path, book, capsys):
     asked = ("--length", 64, "--samples", 1)
     quick = ("--steps", 1, "--batch-size", 1, "--length", 64)
     assert run("train", "--recipe", "copying", *quick, "--out", tmp_path / "copying") == 0
@@ -409,48 +305,26 @@ def test_tokens_of_another_task_are_no_words_of_a_model(tmp_path, text, capsys):
     for folder in (tmp_path / "copying", tmp_path / "copying" / "checkpoint"):
         assert run("eval", "in-context-recall", *asked, "--checkpoint", folder) == 2
         assert "has learned copying; in-context-recall has other tokens: name a model" in capsys.readouterr().err
-    assert run("train", "--text", text, "--preset", "tiny", *quick, "--out", tmp_path / "text") == 0
+    assert run("train", "--text", book, "--preset", "tiny", *quick, "--out", tmp_path / "text") == 0
     capsys.readouterr()
     assert run("eval", "mqar", *asked, "--vocab-size", 256, "--checkpoint", tmp_path / "text") == 2
     assert "has learned text; mqar has other tokens" in capsys.readouterr().err
 
 
-def test_runs_are_told_apart_where_their_checkpoints_are_named(tmp_path, text, capsys):
+def test_runs_are_told_apart_where_their_checkpoints_are_named(tmp_path, book, capsys):
     for name in ("one", "two"):
-        assert run("train", *QUICK, "--text", text, "--out", tmp_path / name) == 0
+        assert run("train", *QUICK, "--text", book, "--out", tmp_path / name) == 0
         asked = ("--length", 512, "--samples", 1, "--save", tmp_path / "scores")
         assert run("eval", "needles", *asked, "--checkpoint", tmp_path / name / "checkpoint") == 0
     assert {score.model for score in read_results(tmp_path / "scores").scores} == {"one", "two"}
     capsys.readouterr()
 
 
-def test_a_recipe_is_not_gone_on_with_in_another_text(tmp_path, text, capsys):
-    assert run("train", *QUICK, "--text", text, "--out", tmp_path / "run") == 0
-    text.write_text("and".join(text.read_text().rsplit("the", 1)))
-    assert run("train", "--resume", tmp_path / "run") == 2
-    assert "book.txt or Python's standard library has changed since" in capsys.readouterr().err
-
-
-def test_a_recipe_that_teaches_otherwise_by_now_is_not_gone_on_with(tmp_path, text, capsys, monkeypatch):
-    assert run("train", *QUICK, "--text", text, "--out", tmp_path / "run") == 0
-    capsys.readouterr()
-    with monkeypatch.context() as patch:
-        patch.setitem(RECIPES, "needles", replace(recipe("needles"), source=recipe("copying").source))
-        assert run("train", "--resume", tmp_path / "run") == 2
-        assert "was begun when its recipe for needles taught otherwise" in capsys.readouterr().err
-    assert run("train", "--resume", tmp_path / "run") == 0
-    capsys.readouterr()
-
-
-def test_every_recipe_learns_a_task_that_can_be_asked():
-    assert {recipe.task for recipe in RECIPES.values()} <= set(TASKS)
-
-
-def test_saving_scores_keeps_the_rest_of_the_results(tmp_path, text, capsys):
+def test_saving_scores_keeps_the_rest_of_the_results(tmp_path, book, capsys):
     TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path / "model")
     there = Results(title="Mine", command="titans quickstart", settings={"seed": 3}, notes=["One seed."])
     write_results(tmp_path, there)
-    ask = ("eval", "needles", "--haystack", text, "--length", 512, "--samples", 1, "--save", tmp_path)
+    ask = ("eval", "needles", "--haystack", book, "--length", 512, "--samples", 1, "--save", tmp_path)
     assert run(*ask, "--checkpoint", tmp_path / "model") == 0
     stored = read_results(tmp_path)
     assert replace(stored, scores=[], created=None) == there
@@ -458,19 +332,19 @@ def test_saving_scores_keeps_the_rest_of_the_results(tmp_path, text, capsys):
     capsys.readouterr()
 
 
-def test_an_unprintable_label_leaves_results_that_can_be_read_again(tmp_path, text, capsys):
+def test_an_unprintable_label_leaves_results_that_can_be_read_again(tmp_path, book, capsys):
     TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path / "model")
-    ask = ("eval", "needles", "--haystack", text, "--length", 512, "--samples", 1, "--save", tmp_path)
+    ask = ("eval", "needles", "--haystack", book, "--length", 512, "--samples", 1, "--save", tmp_path)
     for _ in range(2):
         assert run(*ask, "--checkpoint", tmp_path / "model", "--label", "a\x01b") == 0
     assert len(read_results(tmp_path).scores) == 1
     capsys.readouterr()
 
 
-def test_facts_alone(model, text, stories, tmp_path, capsys):
+def test_facts_alone(model, book, stories, tmp_path, capsys):
     story = "1 Here it is.\n2 Now it is there.\n3 What is it? \tgarden\t1\n1 Here.\n2 What is it? \tkitchen\t1\n"
     (tmp_path / "data" / "babi" / "qa1_story_test.txt").write_text(story)  # samples of two lengths
-    options = ("--checkpoint", model, "--haystack", text, "--length", 0, 100, "--samples", 6, "--json")
+    options = ("--checkpoint", model, "--haystack", book, "--length", 0, 100, "--samples", 6, "--json")
     assert run("eval", "babilong", *options) == 0
     found = json.loads(capsys.readouterr().out)["scores"]
     assert [(cell["length"], cell["samples"]) for cell in found] == [(0, 6), (100, 6)]
@@ -478,59 +352,3 @@ def test_facts_alone(model, text, stories, tmp_path, capsys):
     assert [score.length for score in read_results(tmp_path / "scores").scores] == [0, 100]
     assert run("report", tmp_path / "scores") == 0
     capsys.readouterr()
-
-
-@pytest.fixture
-def many_words(tmp_path) -> Path:
-    path, random = tmp_path / "words.txt", np.random.default_rng(0)
-    words = ["".join(random.choice(list("abcdefgh"), 6)) for _ in range(3000)]
-    path.write_text(" ".join(words * 2))
-    return path
-
-
-def test_a_recipe_whose_model_reads_pieces(tmp_path, stories, many_words, capsys, monkeypatch):
-    options = ("--recipe", "babilong", "--text", many_words, "--batch-size", 1, "--length", 32, "--save-every", 1)
-    assert run("train", *options, "--steps", 2, "--out", tmp_path / "run") == 0
-    checkpoint = tmp_path / "run" / "checkpoint"
-    tokenizer = tokenizer_of(checkpoint)
-    assert isinstance(tokenizer, PieceTokenizer)
-    assert tokenizer.vocab_size == load_model(checkpoint).config.vocab_size == 2048
-    assert len(tokenizer.encode(" bathroom")) == 1  # bAbI's own words are pieces
-    assert run("train", "--resume", tmp_path / "run") == 0
-    asked_with, original = [], TASKS["babilong"]
-    monkeypatch.setitem(TASKS, "babilong", lambda choices: asked_with.append(choices) or original(choices))
-    for folder in (tmp_path / "run", checkpoint):
-        asked = ("--checkpoint", folder, "--haystack", many_words, "--samples", 2, "--length")
-        assert run("eval", "babilong", *asked, 64) == 0
-        assert run("eval", "needles", *asked, 400) == 0
-        (haystack,) = asked_with[-1].haystack
-        assert tokenizer.decode(haystack.tokens(0, len(haystack))) == many_words.read_text()
-    capsys.readouterr()
-    looked = ("inspect", "--checkpoint", checkpoint, "--prompt", "a bathroom", "--json", "--out", tmp_path / "a.svg")
-    assert run(*looked) == 0
-    assert json.loads(capsys.readouterr().out)["text"] == ["a", " bathroom"]
-    for verb in (("generate", "--prompt", "a"), ("eval", "--text", many_words)):
-        assert run(verb[0], "--checkpoint", checkpoint, *verb[1:]) == 2
-        assert "reads 2,048 pieces of words, not the 256 bytes" in capsys.readouterr().err
-    assert run("eval", "mqar", "--vocab-size", 2048, "--length", 64, "--checkpoint", checkpoint) == 2
-    assert "the task 'mqar' has tokens of its own" in capsys.readouterr().err
-
-    learn_pieces([many_words.read_text().replace("a", "z")], 2048).save(checkpoint)
-    assert run("eval", "babilong", *asked, 64) == 2
-    assert "tokenizer.json is not the one that its model was trained with" in capsys.readouterr().err
-    assert run("train", "--resume", tmp_path / "run") == 2
-    assert "tokenizer.json is not the one that its model was trained with" in capsys.readouterr().err
-    (checkpoint / "tokenizer.json").unlink()
-    assert run("eval", "babilong", *asked, 64) == 2
-    assert "tokenizer.json is missing" in capsys.readouterr().err
-    tokenizer.save(checkpoint)
-    assert run("eval", "babilong", *asked, 64) == 0
-
-    TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(checkpoint)
-    assert run("generate", "--checkpoint", checkpoint, "--prompt", "a") == 2
-    assert "reads 256 pieces of words, not the 256 bytes" in capsys.readouterr().err
-    for name in ("tokenizer.json", "training.json"):  # a model that was saved by itself
-        (checkpoint / name).unlink()
-    TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2, vocab_size=2048)).save(checkpoint)
-    assert run("eval", "babilong", "--checkpoint", checkpoint, "--haystack", many_words, "--length", 64) == 2
-    assert "has 256 tokens and the model knows 2048" in capsys.readouterr().err
