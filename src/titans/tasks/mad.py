@@ -8,9 +8,10 @@ From MAD (Poli et al. 2024, arXiv 2403.17844, and the code published with it, wh
 here): keys and values from the two halves of the vocabulary, every key with a random value; noise from a vocabulary of
 its own; motifs in which no token comes twice; padding in front of fuzzy samples; a last pair whose key has come before.
 MAD trains on every next token of a fixed number of samples (`SampleBatches` with text_weight=1), our recipes on what is
-asked and never twice on a sample; both score what is asked. Ours: any length (of an even number of tokens the last is a
-value), and that a fuzzy sample may end with any of its keys, all equally likely. A key comes again and again, however
-long the sample is, so a longer one asks for no longer a memory.
+asked and never twice on a sample; both score what is asked, MAD by the mean over the values of the share of their
+tokens that is right, so that `tokens_right` is the number to compare, not `right`. Ours: any length (of an even number
+of tokens the last is a value), and that a fuzzy sample may end with any of its keys, all equally likely. A key comes
+again and again, however long the sample is, so a longer one asks for no longer a memory.
 """
 
 from dataclasses import dataclass

@@ -6,12 +6,13 @@
     mk  four keys with a number each, one of which is asked for, in real text         (niah_multikey_1)
     mv  one key with four numbers, all asked for, in real text                        (niah_multivalue)
 
-From RULER (Hsieh et al. 2024, arXiv 2404.06654): kinds, noise, wording of needles and questions. Needles lie
-between sentences, those of pk between lines; in a last sentence that is cut to fit, and in texts without sentences,
-anywhere (of n's needles at 2,048 bytes about one in twenty, at 700 one in five). Ours: the words that keys are made of
-(7,254 keys, the same in training), depth and length in tokens, that a text begins with a random sentence and keeps its
-white space, that the first and the last line of pk are cut, and that several values have to be given in the order in
-which they were stated, and with a depth lie in one place.
+From RULER (Hsieh et al. 2024, arXiv 2404.06654): kinds, noise, wording of needles and questions. Needles lie between
+sentences, those of pk between lines; in a last sentence that is cut to fit, and in texts without sentences, anywhere
+(of n's needles at 2,048 bytes about one in twenty, at 700 one in five). Ours: the words that keys are made of (7,254
+keys, the same in training), depth and length in tokens, that a text begins with a random sentence and keeps its white
+space, that the first and the last line of pk are cut, that there are all depths, not 40 of them (at the last one pk's
+needle is the last line and a blank one follows, where RULER has a line of noise), and that several values have to be
+given in the order in which they were stated, may lie in one place and with a depth do.
 """
 
 import uuid

@@ -19,8 +19,9 @@ x_1 ... x_t is the permutation i -> x_t[... x_2[x_1[i]]]. (In the other order th
 named as its inverse.) Elements are numbered in lexicographic order of (p[0], p[1], ...), so that 0 is the identity.
 
 Ours: elements are drawn anew for every word, no token marks its beginning, and it may be longer than those of training
-(2404.08819's code splits the words of one length). Parity and counting are asked for after every element too, where
-2411.12537 asks once, at the end, and its modular arithmetic is about expressions.
+(2404.08819's code splits distinct words of one length, beside all shorter ones to train on). Parity and counting are
+asked for after every element too, where 2411.12537 asks once, at the end, and its modular arithmetic is about
+expressions.
 """
 
 from abc import ABC, abstractmethod
