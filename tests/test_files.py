@@ -118,3 +118,12 @@ def test_what_is_no_json_is_damaged(tmp_path: Path, text: str) -> None:
     (tmp_path / "file").write_text(text)
     with pytest.raises(TitansError, match="file is damaged"):
         read_json(tmp_path / "file")
+
+
+def test_a_file_is_on_the_disk_before_it_takes_another_ones_place(tmp_path: Path, monkeypatch) -> None:
+    done, flush, move = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(("flushed", os.fstat(file).st_ino)) or flush(file))
+    monkeypatch.setattr(os, "replace", lambda old, new: done.append(("moved", os.stat(old).st_ino)) or move(old, new))
+    write_text(tmp_path / "file", "text")
+    written = (tmp_path / "file").stat().st_ino
+    assert done == [("flushed", written), ("moved", written)]

@@ -92,3 +92,7 @@ def test_documents_in_pieces(pieces, tmp_path):
     assert isinstance(found, Encoded)
     assert (found.name, pieces.decode(found.tokens(0, len(found)))) == (documents[0].name, "the river\n" * 3)
     assert found.tokens(1, 3).dtype == np.int64
+
+
+def test_typed_bytes_that_are_no_text_are_read_as_such(pieces):
+    assert np.array_equal(pieces.encode("the \udcff"), pieces.encode("the \ufffd"))

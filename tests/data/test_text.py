@@ -229,6 +229,21 @@ def test_a_letter_in_the_middle_changes_the_fingerprint(tmp_path: Path) -> None:
     assert fingerprint(find_documents(book, max_document_bytes=20_000)) != before
 
 
+def test_another_name_is_another_fingerprint(tmp_path: Path) -> None:
+    found = set()
+    for name in ("one.txt", "other.txt"):
+        (tmp_path / name).write_text("the same")
+        found.add(fingerprint(find_documents(tmp_path / name)))
+    assert len(found) == 2
+
+
+def test_folders_are_read_in_order(tmp_path: Path) -> None:
+    for number in (7, 3, 9, 1, 5, 8, 2, 6, 4):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}" / "text.txt").write_text(f"{number}")
+    assert read(find_documents(tmp_path)) == b"123456789"
+
+
 def test_an_empty_name_is_no_text(tmp_path: Path) -> None:
     with pytest.raises(TitansError, match="the name of the text is empty"):
         local_text("", spool=tmp_path)

@@ -146,3 +146,13 @@ def test_a_memory_state_that_lacks_a_tensor(tmp_path):
     save_tensors(path, "memory state", {name: x for name, x in tensors.items() if name != "miss"}, {})
     with pytest.raises(TitansError, match=r"state\.safetensors"):
         MemoryState.load(path)
+
+
+def test_a_detached_state_is_apart_from_the_parameters() -> None:
+    memory = NeuralMemory(16, MemoryConfig(num_heads=2))
+    state = memory.begin(torch.zeros(1, 16)).detach()
+    before = [weight.clone() for weight in state.weights]
+    with torch.no_grad():
+        for weight in memory.initial_weights:
+            weight.add_(1)
+    assert all(map(torch.equal, state.weights, before))

@@ -134,14 +134,15 @@ def test_rotation_depends_on_the_distance_only():
     torch.testing.assert_close(rotate(q, *rotary_angles(torch.tensor([[0]]), 8, 10_000.0)), q)
 
 
-def test_rotation_is_exact_at_position_ten_million():
+@pytest.mark.parametrize("far", [10_000_000, 2**31 + 1])
+def test_rotation_is_exact_far_out(far):
     q, k = torch.randn(1, 1, 2, 8), torch.randn(1, 1, 2, 8)
 
     def score(start: int) -> Tensor:
         angles = [rotary_angles(torch.tensor([[start + offset]]), 8, 10_000.0) for offset in (5, 0)]
         return (rotate(q, *angles[0]) * rotate(k, *angles[1])).sum(-1)
 
-    torch.testing.assert_close(score(10_000_000), score(0), rtol=0, atol=1e-5)
+    torch.testing.assert_close(score(far), score(0), rtol=0, atol=1e-5)
 
 
 def test_persistent_tokens_are_seen_by_all(new_config):

@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from titans.errors import TitansError
+from titans.errors import NonFiniteError, TitansError
 from titans.models import LMState, TitansConfig, TitansLM
 from titans.models.arguments import check_tokens
+from titans.models.generation import generate
 from titans.models.language_model import empty_state
 
 
@@ -311,3 +312,19 @@ def test_a_model_built_without_memory_is_whole_once_its_weights_are_loaded(new_c
     assert not list(built.buffers())  # nothing that the weights do not have
     tokens = some_tokens(2, 20)
     assert torch.equal(built(tokens)[0], model(tokens)[0])
+
+
+@pytest.mark.parametrize("variant", ["mac", "mag", "mal", "lmm"])
+def test_what_is_not_finite_is_not_written_into_a_memory(variant, new_config, new_model):
+    model = new_model(new_config(variant=variant))
+    model.embedding.weight[3] = torch.nan
+    model(torch.tensor([[1, 2]]))
+    with pytest.raises(NonFiniteError):
+        model(torch.tensor([[1, 2, 3]]))
+
+
+def test_a_model_that_predicts_no_numbers_does_not_write_on(new_config, new_model):
+    model = new_model(new_config(variant="attention"))  # no memory would say so
+    model.embedding.weight[3] = torch.nan
+    with pytest.raises(NonFiniteError, match="predicts NaN"):
+        generate(model, [torch.tensor([1, 2, 3])], max_new_tokens=2)

@@ -137,3 +137,12 @@ def test_any_answer_in_the_words_of_the_examples_is_heard_whole(name):
     wording = WORDINGS[name]
     questions = read_questions(babi_folder(), name, "test")
     assert max(len(wording.lead(q.text) + f" {q.answer}" + wording.end) for q in questions) <= LONGEST_ANSWER
+
+
+def test_the_seed_decides(task):
+    read = []
+    for seed in (0, 1, 0):
+        speaker = Speaker([""])
+        score_words(speaker, task, LENGTH, 1, seed=seed)
+        read.append(speaker.read[0].tolist())
+    assert read[0] == read[2] != read[1]

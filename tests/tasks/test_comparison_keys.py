@@ -8,6 +8,7 @@ from titans.data.batches import IGNORED, DocumentBatches, MixedBatches
 from titans.memory.config import MemoryConfig
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
+from titans.tasks import comparison_keys as module
 from titans.tasks.comparison_keys import ANSWER_WEIGHT, KEY_DIGITS, QUESTION, PassKeyBatches, encode, haystack, recall
 from titans.tasks.filler import Filler
 
@@ -174,3 +175,13 @@ def test_an_untrained_model_is_at_chance():
     memory = MemoryConfig(num_heads=1, depth=1)
     model = TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=1, window_size=16, memory=memory))
     assert recall(model, [DOCUMENTS[1]], 300, 0.5, 2) == 0.0
+
+
+def test_the_seed_decides_which_keys_are_asked_for(monkeypatch):
+    drawn, original = [], module.haystack
+    monkeypatch.setattr(module, "haystack", lambda *given: drawn.append(original(*given)) or drawn[-1])
+    model = TitansLM(TitansConfig(dim=8, num_layers=1, num_heads=1, memory=MemoryConfig(num_heads=1)))
+    for seed in (1, 2, 1):
+        recall(model, DOCUMENTS, 20, 0.5, 1, seed)
+    keys = [bytes(stack.answer.tolist()) for stack in drawn]
+    assert keys[0] == keys[2] != keys[1]

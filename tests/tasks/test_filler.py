@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from titans.data.pieces import Encoded
 from titans.tasks.filler import Filler, Repeated, split
 from titans.tasks.sample import Sample
 
@@ -42,3 +43,10 @@ def test_a_split_leaves_nothing_out(documents, random, at):
 def test_a_repeated_document_goes_on_without_end():
     document = Repeated(np.array([7, 8, 9]))
     assert document.tokens(10**15, 10**15 + 4).tolist() == [8, 9, 7, 8]
+
+
+def test_a_long_document_is_taken_more_often(random):
+    short, long = Encoded("short", np.zeros(100, np.int64)), Encoded("long", np.zeros(900, np.int64))
+    filler = Filler([short, long])
+    taken = [filler.stretch(50, random)[0].document is long for _ in range(1000)]
+    assert np.mean(taken) == pytest.approx(0.9, abs=0.04)

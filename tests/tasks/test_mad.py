@@ -109,3 +109,10 @@ def test_fuzzy_keys_and_values_have_all_sizes_and_tokens():
     keys, values = (np.bincount(tokens) / len(firsts) for tokens in zip(*firsts, strict=True))
     assert np.abs(keys - 1 / 7).max() < 0.03
     assert np.abs(values[7:] - 1 / 8).max() < 0.03
+
+
+def test_the_last_question_may_be_about_any_key():
+    for task, length in ((InContextRecall(), 200), (FuzzyRecall(longest_key=1), 300)):
+        asked = [read(task, length, seed) for seed in range(150)]
+        first = [tokens[max(i for i, token in enumerate(tokens) if token < 7)] for tokens, _ in asked]
+        assert set(range(7)) == set(first)

@@ -181,3 +181,21 @@ def test_the_shortest_sample_has_no_hay(kind, documents, random, monkeypatch):
     assert len(task.sample(task.shortest, random)) == task.shortest
     with pytest.raises(TitansError, match="too few"):
         task.sample(task.shortest - 1, random)
+
+
+def test_a_depth_is_of_the_needle_that_is_asked_for(documents, random):
+    task, others = Needles(kind="mk", filler=needles("n", documents).filler, depth=0.0), []
+    for _ in range(20):
+        text, _ = texts(task, 5000, random)
+        found = [(match[1], match.start() / len(text)) for match in NEEDLE.finditer(text)]
+        assert found[0][0] == QUESTION.search(text)[1]
+        others += [place for _, place in found[1:]]
+    assert np.histogram(others, 3, (0, 1))[0].min() > 10
+
+
+def test_keys_of_a_sample_differ(documents, monkeypatch):
+    monkeypatch.setattr(module, "_NOUNS", module._NOUNS[:2])
+    monkeypatch.setattr(module, "_ADJECTIVES", module._ADJECTIVES[:2])
+    for seed in range(20):
+        text, _ = texts(needles("mk", documents), 2000, np.random.default_rng(seed))
+        assert len({key for key, _ in NEEDLE.findall(text)}) == 4

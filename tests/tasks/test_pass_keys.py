@@ -53,3 +53,9 @@ def test_far_questions_come_up_as_near_ones_do(task, random):
 def test_too_short(task, random):
     with pytest.raises(TitansError, match="10 tokens are too few to state a pass key and ask for it: 78 do"):
         task.sample(10, random)
+
+
+def test_the_key_is_stated_in_the_first_quarter(task, random):
+    places = [task.sample(1000, random).whole().tokens.tobytes().find(b"#\0") // 8 for _ in range(200)]
+    assert max(places) <= 250
+    assert np.histogram(places, 4, (0, 250))[0].min() > 20

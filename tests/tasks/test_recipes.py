@@ -99,3 +99,14 @@ def test_a_window_without_room_for_a_sample_is_refused_at_once(name, length, lea
 def test_no_such_recipe():
     with pytest.raises(TitansError, match="there is no recipe 'cake'; choose one of needles"):
         recipe("cake")
+
+
+def test_no_stage_draws_as_another_or_with_another_seed(documents):
+    for name in ("needles", "S3"):
+        found = recipe(name)
+        seeds = [
+            stage._seed
+            for seed in range(3)
+            for stage, _ in found.source(documents, replace(found.settings, seed=seed), ByteTokenizer()).stages
+        ]
+        assert len(seeds) == len(set(seeds))

@@ -126,3 +126,13 @@ def test_the_seed_decides(task, monkeypatch):
         score(Oracle(), task, 700, 2, seed=seed)
     assert seen[:2] == seen[2:4] != seen[4:]
     assert IGNORED == -100
+
+
+def test_a_model_is_asked_as_it_is_used_and_goes_on_as_it_was(task):
+    model, training = Oracle(), []
+    model.register_forward_pre_hook(lambda *_: training.append(model.training))
+    for mode in (True, False):
+        model.train(mode)
+        score(model, task, 700, 2)
+        assert model.training == mode
+    assert not any(training)

@@ -260,3 +260,19 @@ def test_another_model_or_a_damaged_file_is_one_clear_line(tmp_path: Path, small
     damaged.write_bytes(damaged.read_bytes()[:-10])
     with pytest.raises(TitansError, match="damaged"):
         load(tmp_path, small_model)
+
+
+def test_a_checkpoint_is_on_the_disk_before_the_one_before_is_removed(tmp_path: Path, small_model, monkeypatch) -> None:
+    save(tmp_path, small_model, 1)
+    flushed, flush, remove = [], os.fsync, shutil.rmtree
+
+    def removed(folder: Path, **options: bool) -> None:
+        if Path(folder).name == "checkpoint-00000001":
+            found = [os.stat(tmp_path / "checkpoint").st_ino, tmp_path.stat().st_ino]
+            assert [folder for folder in flushed if folder in found] == found  # first what is named, then its name
+        remove(folder, **options)
+
+    monkeypatch.setattr(os, "fsync", lambda file: flushed.append(os.fstat(file).st_ino) or flush(file))
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    save(tmp_path, small_model, 2)
+    assert not (tmp_path / "checkpoint-00000001").exists()

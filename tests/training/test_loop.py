@@ -253,3 +253,57 @@ class Rows:
 def test_where_every_row_begins_anew_there_may_be_another_number_of_rows(tmp_path: Path, small_model) -> None:
     result = train(small_model(), Rows(), replace(CONFIG, steps=4), tmp_path / "run")
     assert result.tokens == 8 * (1 + 2 + 3 + 4)
+
+
+class Weighted:
+    """The same batch again and again, of which some labels weigh more than others."""
+
+    def __init__(self) -> None:
+        tokens = torch.arange(16).view(2, 8)
+        self.batch = Batch(tokens, tokens + 1, torch.rand(2, 8) < 0.5, torch.rand(2, 8))
+
+    def next(self) -> Batch:
+        return self.batch
+
+    def state_dict(self) -> dict:
+        return {}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_model_is_given_all_of_a_batch_in_the_precision_asked_for(
+    tmp_path: Path, small_model, batches, precision: str
+) -> None:
+    source, model, given, lowered = Weighted(), small_model(), [], []
+    original = model.loss
+
+    def loss(tokens, labels, **rest):
+        given.append((tokens, labels, rest["reset"], rest["weights"]))
+        return original(tokens, labels, **rest)
+
+    model.loss = loss
+    model.head.register_forward_hook(lambda *_: lowered.append((model.training, torch.is_autocast_enabled("cpu"))))
+    config = replace(CONFIG, steps=1, precision=precision)
+    train(model, source, config, tmp_path, validation=lambda: batches(epochs=1))
+    assert [len(given), set(lowered)] == [1, {(training, precision == "bfloat16") for training in (True, False)}]
+    for found, expected in zip(given[0], vars(source.batch).values(), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_every_parameter_has_the_rate_of_the_step(tmp_path: Path, small_model, batches, monkeypatch) -> None:
+    from titans.training import loop
+    from titans.training.schedule import learning_rate
+
+    made, original = [], loop.make_optimizer
+    monkeypatch.setattr(loop, "make_optimizer", lambda *given: made.append(original(*given)) or made[-1])
+    train(small_model(), batches(), CONFIG, tmp_path)
+    (optimizer,) = made
+    assert len(optimizer.param_groups) > 1
+    assert {group["lr"] for group in optimizer.param_groups} == {learning_rate(CONFIG.steps, CONFIG)}
+
+
+def test_as_much_is_evaluated_as_was_asked_for(tmp_path: Path, small_model, batches) -> None:
+    for tokens in (7, 40):
+        config = replace(CONFIG, eval_tokens=tokens)
+        result = train(small_model(), batches(), config, tmp_path / str(tokens), validation=lambda: batches(epochs=1))
+        assert result.validation is not None
+        assert result.validation.tokens == tokens
