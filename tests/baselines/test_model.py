@@ -3,8 +3,18 @@
 import pytest
 import torch
 
-from titans.baselines import NAMES, BaselineConfig, BaselineLM, BaselineState, RowByRow, load_model, match_parameters
+from titans.baselines import (
+    NAMES,
+    BaselineConfig,
+    BaselineLM,
+    BaselineState,
+    RowByRow,
+    baseline_like,
+    load_model,
+    match_parameters,
+)
 from titans.errors import TitansError
+from titans.files import save_tensors
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 
@@ -200,3 +210,52 @@ def test_documents_that_begin_anywhere_are_read_row_by_row(model):
     torch.testing.assert_close(torch.cat([first, second], 1), whole, **CLOSE)
     torch.testing.assert_close(last, whole[:, -2:], **CLOSE)
     assert [int(one.position) for one in after] == [30, 70, 1]
+
+
+@pytest.mark.parametrize("window", [2, 5])
+def test_a_sliding_window_has_as_many_tokens_as_ours(window):
+    like = TitansConfig(dim=32, num_layers=1, num_heads=2, window_size=window)
+    model, x = BaselineLM(baseline_like("llama-swa", like)).eval(), tokens(1, 20)
+    with torch.no_grad():
+        before = model(x)[0][0, -1]
+        for back in range(10):
+            other = x.clone()
+            other[0, -1 - back] = (x[0, -1 - back] + 7) % 256
+            changed = (model(other)[0][0, -1] - before).abs().max() > 1e-4
+            assert changed == (back < window), back
+
+
+def test_loss_is_cross_entropy_over_labels_that_count(model):
+    x, labels, weights = tokens(), tokens().roll(-1, 1), torch.rand(2, 70)
+    labels[0, 5] = -100
+    with torch.no_grad():
+        logits, _ = model(x)
+        each = torch.nn.functional.cross_entropy(logits.movedim(-1, 1), labels, reduction="none")
+        counted = weights * (labels != -100)
+        for given, parts in ((weights, counted), (None, (counted > 0).float())):
+            expected = (each * parts).sum() / parts.sum()
+            torch.testing.assert_close(model.loss(x, labels, weights=given)[0], expected, **CLOSE)
+
+
+def test_states_that_do_not_fit_are_refused(model, tmp_path):
+    with torch.no_grad():
+        _, state = model(tokens(length=8))
+    other = BaselineLM(BaselineConfig(name="llama", dim=16, num_layers=2, num_heads=2))
+    with pytest.raises(ValueError, match="another configuration"):
+        other(tokens(), state)
+    path = tmp_path / "state.safetensors"
+    state.map(lambda tensor: tensor if tensor.dtype == torch.int64 else tensor * torch.nan).save(path)
+    with pytest.raises(TitansError, match="holds NaN or infinite values"):
+        BaselineState.load(path)
+    found = state.tensors()
+    found.pop(next(name for name in found if name.startswith("layers.1")))
+    save_tensors(path, "baseline state", found, state.config.to_dict())
+    with pytest.raises(TitansError, match=r"is incomplete: it has no tensor 'layers\.1"):
+        BaselineState.load(path)
+
+
+def test_gated_delta_begins_with_a_long_memory():
+    model = BaselineLM(BaselineConfig(name="gated-delta", dim=32, num_layers=2, num_heads=2))
+    steps = [torch.nn.functional.softplus(p) for name, p in model.named_parameters() if name.endswith("dt_bias")]
+    assert len(steps) == 2
+    assert all(0.0009 < step < 0.11 for step in torch.cat(steps))

@@ -215,3 +215,10 @@ def test_a_prompt_may_be_read_from_another_stream_of_the_same_model(mac, prompts
     for row, prompt in enumerate(prompts):
         (alone,), _ = generate(mac, [torch.cat([prompts[2], prompt])], max_new_tokens=5)
         assert torch.equal(new[row], alone)
+
+
+def test_both_limits_of_a_draw_hold():
+    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()  # of the three likeliest 44, 33 and 22 %
+    for top_k, top_p, possible in ((3, 0.7, {0, 1}), (3, 0.8, {0, 1, 2}), (1, 0.99, {0})):
+        drawn = {int(_draw(logits, 1.0, top_k, top_p, torch.Generator().manual_seed(seed))) for seed in range(100)}
+        assert drawn == possible

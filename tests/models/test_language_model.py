@@ -58,8 +58,11 @@ def test_loss_is_cross_entropy_over_labels_that_count(model, some_tokens):
     labels[0, :5] = -100
     logits, _ = model(tokens)
     picked = logits.log_softmax(-1).gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
-    expected = -picked[labels >= 0].mean()
-    torch.testing.assert_close(model.loss(tokens, labels)[0].double(), expected, rtol=1e-5, atol=0)
+    for weights in (None, torch.rand(2, 9)):
+        counted = (labels >= 0) * (1 if weights is None else weights)
+        expected = -(counted * picked).sum() / counted.sum()
+        found, _ = model.loss(tokens, labels, weights=weights)
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
 
 
 def test_the_last_logits_alone_are_those_of_all(model, some_tokens):
