@@ -218,3 +218,18 @@ def test_a_terminal_without_a_prompt_is_told_so(run: Path, monkeypatch: pytest.M
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
     assert generate("--checkpoint", run) == 2
     assert "--prompt is missing" in capsys.readouterr().err
+
+
+def test_every_setting_of_a_draw_is_passed_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from titans.models import generation
+
+    given = []
+    monkeypatch.setattr(
+        generation, "generate", lambda *_, **options: given.append(options) or ([torch.tensor([1])], None)
+    )
+    options = ("--max-new-tokens", "7", "--temperature", "0.5", "--top-k", "3", "--top-p", "0.25", "--seed", "9")
+    assert generate("--checkpoint", run, "--prompt", "x", *options, "--stop", "the", "a") == 0
+    (found,) = given
+    expected = {"max_new_tokens": 7, "temperature": 0.5, "top_k": 3, "top_p": 0.25, "seed": 9}
+    assert {name: found[name] for name in expected} == expected
+    assert [bytes(stop.tolist()) for stop in found["stop"]] == [b"the", b"a"]

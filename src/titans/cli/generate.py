@@ -68,8 +68,6 @@ def run(
     from titans.models.language_model import TitansLM
     from titans.training.model import best_device
 
-    if "" in stop:
-        raise TitansError("--stop is empty text: give at least one character")
     check_settings(max_new_tokens=max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     blocks = _stdin_blocks() if prompt is None else _blocks(os.fsencode(prompt))
     model = load_model(checkpoint)
