@@ -7,9 +7,9 @@ from titans.training.config import TrainConfig
 from titans.training.optimizer import decays, load_moments, make_optimizer, moments
 
 
-def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, gradient: float = 0.5) -> None:
     for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, 0.5)
+        parameter.grad = torch.full_like(parameter, gradient)
     optimizer.step()
 
 
@@ -40,9 +40,9 @@ def test_moments_come_back_exactly(small_model) -> None:
     step(first, optimizer)
     second.load_state_dict(first.state_dict())
     restored = make_optimizer(second, config)
-    load_moments(second, restored, moments(first, optimizer))
-    step(first, optimizer)
-    step(second, restored)
+    load_moments(second, restored, {name: tensor.clone() for name, tensor in moments(first, optimizer).items()})
+    step(first, optimizer, -0.1)  # of another size and sign, or a step would be the same without the moments
+    step(second, restored, -0.1)
     for one, two in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, two)
 

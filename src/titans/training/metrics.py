@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class MetricsFile:
-    """Lines of JSON appended to `RUN/metrics.jsonl`, each whole and on disk before the next.
+    """Lines of JSON appended to `RUN/metrics.jsonl`, each whole before the next.
 
     Args:
         run: the folder.
