@@ -53,7 +53,7 @@ def test_every_seed_stands_in_the_tables_and_depths_are_pooled(tmp_path):
     assert (tmp_path / "by_length.svg").read_text().startswith("<?xml")
 
 
-@pytest.mark.parametrize("deeper", ["", "as_it_is"])
+@pytest.mark.parametrize("deeper", ["", "earlier"])
 def test_a_page_leads_to_what_it_means(tmp_path, deeper):
     folder = tmp_path / deeper
     folder.mkdir(exist_ok=True)

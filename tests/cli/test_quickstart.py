@@ -10,13 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from titans.cli import comparison
+from titans.cli import comparison, corpus
 from titans.cli import main as main_module
 from titans.cli.comparison import OWN_FILES, Contender, _for_equal_time
+from titans.cli.findings import by_distance
+from titans.data.text import split_documents
 from titans.models.config import TitansConfig
+from titans.models.frozen import without_writes
 from titans.models.language_model import TitansLM
 from titans.models.state import LMState
 from titans.report.results import read_results
+from titans.training.checkpoint import current
 
 TITANS = Path(sys.executable).with_name("titans")
 
@@ -53,6 +57,25 @@ def test_results_cover_every_part_and_compare_equals(finished):
     assert results.stream is not None
     assert results.stream.points[-1].tokens > 10_000
     assert "<svg" in (finished / "report.html").read_text()
+
+
+def test_every_column_is_of_its_model_in_the_text_held_out(finished):
+    results = read_results(finished)
+    _, held_out = split_documents(corpus.documents(str(finished.parent / "texts"), spool=finished), seed=0)
+    models = {name: TitansLM.load(current(finished / name)) for name in ("titans", "control", "control_equal_time")}
+    columns = {
+        "memory on": models["titans"],
+        "memory frozen": without_writes(models["titans"]),
+        "control": models["control"],
+        "control, equal time": models["control_equal_time"],
+    }
+    measured = {name: comparison._by_distance(model, held_out, 0.2 / 8, name) for name, model in columns.items()}
+    again = by_distance(measured)
+    assert results.distance is not None
+    assert results.distance.bytes == again.bytes
+    for name, column in again.series.items():
+        assert results.distance.series[name] == pytest.approx(column, abs=1e-6)
+    assert len({tuple(column) for column in again.series.values()}) == 4  # a wrong one would be seen
 
 
 @pytest.mark.parametrize(

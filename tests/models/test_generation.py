@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from titans.models import TitansLM
-from titans.models.generation import _draw, generate, prefill
+from titans.models.generation import Decoder, _draw, generate, prefill
 
 
 @pytest.fixture
@@ -55,6 +55,22 @@ def test_prefill_gives_the_logits_after_each_last_token(any_model, prompts):
     logits, _ = prefill(any_model, prompts, None)
     for row, prompt in enumerate(prompts):
         torch.testing.assert_close(logits[row], any_model(prompt.unsqueeze(0))[0][0, -1], rtol=0, atol=1e-10)
+
+
+def test_a_fork_goes_its_own_way(any_model, some_tokens):
+    said, first, second = some_tokens(2, 19), some_tokens(2, 9), some_tokens(2, 9)
+    _, state = any_model(said[:, :-3])
+    before = {name: tensor.clone() for name, tensor in state.tensors().items()}
+    decode = Decoder(any_model, state)
+    for token in said[:, -3:].unbind(1):
+        decode(token)
+    fork = Decoder(any_model, decode.state)
+    for mine, its in zip(first.unbind(1), second.unbind(1), strict=True):
+        logits, forked = decode(mine), fork(its)
+    for found, heard in ((logits, first), (forked, second)):
+        expected, _ = any_model(torch.cat([said, heard], 1))
+        torch.testing.assert_close(found, expected[:, -1], rtol=0, atol=1e-10)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.tensors().items())
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -16,6 +17,15 @@ def test_only_a_title_is_required(tmp_path):
     (tmp_path / "results.json").write_text('{"title": "t"}')
     assert read_results(tmp_path) == Results(title="t")
     assert read_results(tmp_path).is_empty()
+
+
+def test_machines_have_the_labels_of_what_they_measured(results):
+    first, *others = results.scores
+    where = [replace(first, machine="one"), *(replace(score, machine="two") for score in others)]
+    unknown = replace(first, model="by_hand", machine=None)
+    labels = dict.fromkeys(results.label(score.model) for score in others)
+    measured = replace(results, scores=[*where, unknown]).measured_on()
+    assert measured == {"one": results.label(first.model), "two": "; ".join(labels)}
 
 
 @pytest.mark.parametrize(
