@@ -9,18 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from titans.cli import comparison, corpus
 from titans.cli import main as main_module
 from titans.cli.comparison import OWN_FILES, Contender, _for_equal_time
 from titans.cli.findings import by_distance
-from titans.data.text import split_documents
+from titans.data.text import Document, split_documents
 from titans.models.config import TitansConfig
 from titans.models.frozen import without_writes
 from titans.models.language_model import TitansLM
 from titans.models.state import LMState
 from titans.report.results import read_results
-from titans.training.checkpoint import current
+from titans.training.checkpoint import current, read_settings
 
 TITANS = Path(sys.executable).with_name("titans")
 
@@ -59,9 +60,24 @@ def test_results_cover_every_part_and_compare_equals(finished):
     assert "<svg" in (finished / "report.html").read_text()
 
 
-def test_every_column_is_of_its_model_in_the_text_held_out(finished):
+@pytest.fixture(scope="module")
+def split(finished) -> tuple[list[Document], list[Document]]:
+    """What it was to train on, and what it was to hold out."""
+    return split_documents(corpus.documents(str(finished.parent / "texts"), spool=finished), seed=0)
+
+
+def test_what_is_held_out_is_not_trained_on(finished, split, tmp_path):
+    run = current(finished / "control")
+    trained = TitansLM.load(run)
+    again = comparison._train(
+        Contender("control", trained.config, read_settings(run).steps), *split, seed=0, out=tmp_path / "again"
+    )
+    for name, parameter in TitansLM.load(again.checkpoint).named_parameters():
+        torch.testing.assert_close(parameter, trained.get_parameter(name), rtol=0, atol=1e-4)
+
+
+def test_every_column_is_of_its_model_in_the_text_held_out(finished, split):
     results = read_results(finished)
-    _, held_out = split_documents(corpus.documents(str(finished.parent / "texts"), spool=finished), seed=0)
     models = {name: TitansLM.load(current(finished / name)) for name in ("titans", "control", "control_equal_time")}
     columns = {
         "memory on": models["titans"],
@@ -69,7 +85,7 @@ def test_every_column_is_of_its_model_in_the_text_held_out(finished):
         "control": models["control"],
         "control, equal time": models["control_equal_time"],
     }
-    measured = {name: comparison._by_distance(model, held_out, 0.2 / 8, name) for name, model in columns.items()}
+    measured = {name: comparison._by_distance(model, split[1], 0.2 / 8, name) for name, model in columns.items()}
     again = by_distance(measured)
     assert results.distance is not None
     assert results.distance.bytes == again.bytes
