@@ -254,13 +254,18 @@ def test_what_others_write_in_the_meantime_stays(tmp_path, book, capsys, monkeyp
 def test_every_depth_has_samples_of_its_own(model, book, capsys, monkeypatch):
     from titans.cli import scores
 
-    seeds = []
+    asked = []
     original = scores.score
-    monkeypatch.setattr(scores, "score", lambda *a, seed, **o: seeds.append(seed) or original(*a, seed=seed, **o))
+
+    def watched(model, task, *arguments, seed, **options):
+        asked.append((task.depth, seed))
+        return original(model, task, *arguments, seed=seed, **options)
+
+    monkeypatch.setattr(scores, "score", watched)
     ask = ("eval", "needles", "--checkpoint", model, "--haystack", book, "--length", 512, "--samples", 1)
     assert run(*ask, "--seed", 7, "--depths", 3) == 0
     assert run(*ask, "--seed", 7) == 0
-    assert seeds == [(7, 0), (7, 500), (7, 1000), 7]
+    assert asked == [(0.0, (7, 0)), (0.5, (7, 500)), (1.0, (7, 1000)), (None, 7)]
     capsys.readouterr()
 
 

@@ -50,6 +50,19 @@ def test_a_run_leaves_a_model_and_its_metrics(tmp_path: Path, text: Path, train,
     assert [line["step"] for line in lines] == [1, 2, 3, 3, 4, 5, 6, 6]
 
 
+def test_what_is_held_out_changes_nothing_in_the_model(tmp_path: Path, book: Path, train) -> None:
+    """The last tenth of a single file."""
+    words = book.read_text()
+    trained = {}
+    for name, changed in (("as it is", slice(0, 0)), ("end", slice(-1500, None)), ("rest", slice(None, -3000))):
+        start, stop, _ = changed.indices(len(words))
+        book.write_text(words[:start] + words[start:stop].upper() + words[stop:])
+        assert train(name, "--text", book, "--length", "64", "--batch-size", "8", "--steps", "50") == 0  # all of it
+        trained[name] = torch.cat([tensor.flatten() for tensor in weights(tmp_path / name)])
+    assert torch.equal(trained["end"], trained["as it is"])
+    assert not torch.allclose(trained["rest"], trained["as it is"], atol=1e-3)
+
+
 def test_every_preset_reads_bytes(tmp_path: Path, text: Path, train, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {}
     small = presets.preset

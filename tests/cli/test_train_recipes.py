@@ -10,7 +10,7 @@ import torch
 
 from titans.baselines import BaselineLM, load_model
 from titans.cli.main import main
-from titans.data.pieces import PieceTokenizer, learn_pieces, tokenizer_of
+from titans.data.pieces import PieceTokenizer, learn_pieces, text_of, tokenizer_of
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.report.results import read_results
@@ -46,6 +46,22 @@ def test_a_recipe_is_trained_and_gone_on_with(tmp_path, book, capsys, monkeypatc
     for one, two in zip(weights(tmp_path / "whole"), weights(tmp_path / "cut"), strict=True):
         assert torch.equal(one, two)
     capsys.readouterr()
+
+
+def test_a_recipe_hides_nothing_in_what_is_held_out(tmp_path, book, monkeypatch):
+    """The last tenth of a single file."""
+    needles, read = recipe("needles"), []
+
+    def source(documents, settings, tokenizer):
+        read.append([document for document in documents if document.name == book.name])
+        return needles.source(documents, settings, tokenizer)
+
+    monkeypatch.setitem(RECIPES, "needles", replace(needles, source=source))
+    assert run("train", *QUICK, "--text", book, "--out", tmp_path / "run") == 0
+    words = book.read_text()
+    ((document,),) = [documents for documents in read if documents]
+    assert text_of(document) == words[: len(document)]
+    assert len(document) == pytest.approx(0.9 * len(words), abs=1)
 
 
 def test_settings_from_the_command_line_come_before_the_recipes(tmp_path, book, capsys):

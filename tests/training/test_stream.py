@@ -1,9 +1,12 @@
 import io
+import math
 import mmap
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from titans.memory.config import MemoryConfig
 from titans.models.config import TitansConfig
@@ -37,17 +40,19 @@ def test_stream_equals_one_call_and_starts_over_when_the_text_ends(model):
     text = Text(150)
     with Progress("test", stream=io.StringIO()) as progress:
         moments, state = stream(model, [text], 400, progress, piece=37, moments=4)
-    tokens = torch.from_numpy(np.tile(text.tokens(0, 150), 3)[:400]).unsqueeze(0)
+    endless = torch.from_numpy(np.tile(text.tokens(0, 150), 3))
     with Progress("test", stream=io.StringIO()) as progress:
         _, halfway = stream(model, [text], 150, progress, piece=37)
         _, later = stream(model, [text], 250, progress, piece=37, state=halfway)
-    _, whole = model(tokens)
+    logits, whole = model(endless[:400].unsqueeze(0))
     for name, tensor in whole.tensors().items():
         torch.testing.assert_close(state.tensors()[name], tensor, atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(later.tensors()[name], tensor, atol=1e-4, rtol=1e-4)
-    assert [moment.tokens for moment in moments][-1] == 400
-    assert len(moments) == 4
-    assert all(moment.bits_per_token > 0 for moment in moments)
+    bits = F.cross_entropy(logits[0], endless[1:401], reduction="none") / math.log(2)
+    since = [0, 111, 222, 333, 400]  # the pieces' ends after each quarter
+    assert [moment.tokens for moment in moments] == since[1:]
+    expected = [bits[start:stop].mean().item() for start, stop in pairwise(since)]
+    assert [moment.bits_per_token for moment in moments] == pytest.approx(expected, abs=1e-4)
 
 
 def test_resident_memory_follows_what_is_allocated():
