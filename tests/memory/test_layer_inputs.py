@@ -89,6 +89,22 @@ def test_state_stays_in_single_precision_under_autocast(memory):
     assert all(bool(torch.isfinite(parameter.grad).all()) for parameter in memory.parameters())
 
 
+def test_gates_and_what_is_recalled_are_in_single_precision_under_autocast(memory, monkeypatch):
+    x, reads, logits = torch.randn(2, 12, DIM), [], []
+    queries, gate, state = torch.randn(2, 12, 2, DIM // 2), memory.output_gate(x), memory.begin(x).own()
+    memory.output_norm.register_forward_pre_hook(lambda _, arguments: reads.append(arguments[0]))
+    gates, original = memory.gates(x), memory.gates.logits
+    memory.recall(queries, gate, state.weights)
+    monkeypatch.setattr(memory.gates, "logits", lambda x: logits.append(original(x)) or logits[-1])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert all(torch.equal(one, other) for one, other in zip(memory.gates(x), gates, strict=True))
+        memory.recall(queries, gate, state.weights)
+        memory.step_(x[:, 0].detach(), state)
+    assert torch.equal(*reads[:2])
+    for of_all, of_the_first in zip(*logits, strict=True):
+        torch.testing.assert_close(of_the_first, of_all[:, 0], rtol=0, atol=1e-6)
+
+
 def test_a_memory_in_half_precision_keeps_a_single_precision_state(memory):
     x = torch.randn(2, 20, DIM)
     expected, _ = memory(x)
