@@ -269,6 +269,20 @@ def test_every_depth_has_samples_of_its_own(model, book, capsys, monkeypatch):
     capsys.readouterr()
 
 
+def test_as_many_are_read_side_by_side_as_asked(model, book, capsys, monkeypatch):
+    rows, original = [], TitansLM.forward
+
+    def watched(self, tokens, *arguments, **options):
+        rows.append(len(tokens))
+        return original(self, tokens, *arguments, **options)
+
+    monkeypatch.setattr(TitansLM, "forward", watched)
+    ask = ("eval", "needles", "--checkpoint", model, "--haystack", book, "--length", 512, "--samples", 5)
+    assert run(*ask, "--batch-size", 3) == 0
+    assert set(rows) == {3, 2}
+    capsys.readouterr()
+
+
 def test_what_needs_no_text_looks_for_none(tmp_path, stories, capsys, monkeypatch):
     TitansLM(TitansConfig(dim=16, num_layers=1, num_heads=2)).save(tmp_path / "model")
     monkeypatch.setattr("titans.cli.corpus.documents", lambda *_, **__: pytest.fail("looked for text"))

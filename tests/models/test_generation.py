@@ -187,6 +187,13 @@ def test_top_p_keeps_the_smallest_set_with_that_probability():
     assert torch.equal(frequencies(top_p=1.0), frequencies())
 
 
+def test_top_p_is_of_what_top_k_has_left():
+    found = frequencies(top_k=3, top_p=0.8)  # of 0.67, 0.24 and 0.09
+    assert (found[:2] - F.softmax(LOGITS[:2], -1)).abs().max() < 0.03
+    assert (found[2:] == 0).all()
+    assert (frequencies(top_k=3, top_p=0.95)[:3] - F.softmax(LOGITS[:3], -1)).abs().max() < 0.03
+
+
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
