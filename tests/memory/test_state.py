@@ -107,7 +107,9 @@ def test_values_are_taken_over_in_place_by_a_state_of_own_only():
     with torch.no_grad():
         other = memory(x)[1]
         parameters = [weight.clone() for weight in memory.initial_weights]
-        for given in (memory(x[:, :1])[1], memory(x[:, :1])[1].detach()):
+        changed = memory(x[:, :1])[1].own()
+        changed = changed.replace(weights=other.weights)  # which others have
+        for given in (memory(x[:, :1])[1], memory(x[:, :1])[1].detach(), changed):
             with pytest.raises(ValueError, match=r"pass state\.own\(\)"):
                 given.copy_(other)
         mine = memory(x[:, :1])[1].own()

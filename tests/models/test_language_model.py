@@ -214,6 +214,10 @@ def test_a_state_of_other_weights_is_refused(new_config, new_model, some_tokens,
     assert LMState.load(tmp_path / "anyone's", other).config == other.config
     refused("belongs to a model with other weights", LMState.load, tmp_path / "its", other)
     assert torch.equal(LMState.load(tmp_path / "its", model).position, state.position)
+    with torch.no_grad():  # the same, but for most rows of its embedding
+        other.load_state_dict(model.state_dict())
+        other.embedding.weight[1:] += 0.1
+    refused("belongs to a model with other weights", LMState.load, tmp_path / "its", other)
     assert LMState.load(tmp_path / "its", model.bfloat16()).rows == 1  # the same weights, rounded
 
 
