@@ -102,7 +102,7 @@ _AIMS = (
     ),
     *(
         _Aim(
-            words=f"operation, {way}, chunk {C}, share of a matrix product's rate",
+            words=f"operation of depth 2, {way}, chunk {C}, share of a matrix product's rate",
             titles=f"operation, {way}, D",
             values=_share(f"native, chunk {C}"),
             bound=bound,
