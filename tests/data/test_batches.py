@@ -130,7 +130,7 @@ def test_a_cursor_of_other_text_or_sizes_is_refused() -> None:
     ("documents", "batch_size", "length", "message"),
     [
         ([], 1, 1, "at least one"),
-        ([Numbers(0, 0)], 1, 1, "empty"),
+        ([Numbers(0, 3), Numbers(0, 0)], 1, 1, "empty"),
         (DOCUMENTS, 0, 1, "batch_size is 0"),
         (DOCUMENTS, 1, 0, "length is 0"),
     ],
