@@ -46,7 +46,7 @@ STYLES = {
     "Mamba-2": LineStyle(MUTED, "--", ">"),
     "Gated DeltaNet": LineStyle(INK, "--", "X"),
     "Gated DeltaNet, steps up to 2": LineStyle(GREEN, "--", "X"),
-    "hybrid": LineStyle(LIGHT_ORANGE, "--", "*"),
+    "hybrid": LineStyle(LIGHT_ORANGE, "--", "d"),
 }
 """Full lines have the memory."""
 
@@ -117,7 +117,7 @@ def page(results: Results, folder: Path) -> str:
         *results.notes,
         "Share right in %: of the samples as a whole; of word problems of all answers as well. A number for each seed, "
         "in the order of the seeds in the first table; without a rate it is the recipe's. The picture has their means, "
-        "and bars from the lowest to the highest.",
+        "and bars from the lowest to the highest; a hollow mark is of fewer seeds than the line.",
         f"![Share right by length]({PICTURE})",
         _models_table(found, results.models),
         *(f"## {task}\n\n{table}" for task, table in tables.items()),
@@ -135,21 +135,21 @@ def draw(found: Sequence[Contender], shares: Shares, path: Path) -> None:
     """A panel for each task; a line for each model, at the rate where it is best on average."""
     found = best_rates(found, shares)
     styles = {one.label: STYLES[one.kind] for one in found}
-    down = ceil(len(shares) / ACROSS)
-    legend = 0.22 * ceil(len(found) / ACROSS) + 0.1
-    width, height = PANEL[0] * min(ACROSS, len(shares)), PANEL[1] * down + legend
+    across = min(ACROSS, max(2, len(shares)))
+    down = ceil(len(shares) / across)
+    height = PANEL[1] * down + 0.22 * ceil(len(found) / across) + 0.1
     with styled():
-        figure = Figure(figsize=(max(width, 2 * PANEL[0]), height), layout="constrained")
-        panels = figure.subplots(down, min(ACROSS, len(shares)), squeeze=False, sharey=True)
+        figure = Figure(figsize=(PANEL[0] * across, height), layout="constrained")
+        panels = figure.subplots(down, min(across, len(shares)), squeeze=False, sharey=True)
         for axes, (task, models) in zip(panels.flat, shares.items(), strict=False):
             _panel(axes, task, models, found, styles)
         for axes in panels.flat[len(shares) :]:
             axes.set_axis_off()
         figure.legend(
             [Line2D([], [], color=s.color, linestyle=s.dash, marker=s.marker) for s in styles.values()],
-            list(styles),
+            [f"{one.label} ({len(one.models)} seed{'s' * (len(one.models) > 1)})" for one in found],
             loc="outside upper left",
-            ncols=ACROSS,
+            ncols=across,
             frameon=False,
             fontsize=9,
         )
@@ -157,15 +157,16 @@ def draw(found: Sequence[Contender], shares: Shares, path: Path) -> None:
 
 
 def best_rates(found: Sequence[Contender], shares: Shares) -> list[Contender]:
-    """Of each model the rate with the highest mean, over what was asked at every rate of it."""
+    """Of each model the rate with the highest mean, over what every rate of it was asked with the same seeds."""
     best: dict[str, list[Contender]] = {}
     for one in found:
         best.setdefault(one.kind, []).append(one)
     chosen = []
     for rates in best.values():
-        cells = [{key for name in one.models.values() for key in _cells(shares, name)} for one in rates]
-        common = set.intersection(*cells)
-        chosen.append(max(rates, key=lambda one: _mean(one, shares, common)))
+        by_cell = [_by_cell(one, shares) for one in rates]
+        common = set.intersection(*map(set, by_cell))
+        means = [fmean(values[cell] for cell in common) if common else 0.0 for values in by_cell]
+        chosen.append(rates[means.index(max(means))])
     return chosen
 
 
@@ -193,18 +194,14 @@ def _products(scores: Sequence[TaskScore]) -> dict[int, float]:
     return {s.length: s.tokens_accuracy for s in scores if s.tokens_accuracy is not None}
 
 
-def _cells(shares: Shares, name: str) -> set[tuple[str, int]]:
-    return {(task, length) for task, models in shares.items() for length in models.get(name, {})}
-
-
-def _mean(one: Contender, shares: Shares, cells: set[tuple[str, int]]) -> float:
-    values = [
-        shares[task][name][length]
-        for task, length in cells
-        for name in one.models.values()
-        if length in shares[task].get(name, {})
-    ]
-    return fmean(values) if values else 0.0
+def _by_cell(one: Contender, shares: Shares) -> dict[tuple[str, int, int], float]:
+    """Share right by task, seed and length."""
+    return {
+        (task, seed, length): share
+        for task, models in shares.items()
+        for seed, name in one.models.items()
+        for length, share in models.get(name, {}).items()
+    }
 
 
 def _models_table(found: Sequence[Contender], models: dict[str, ModelSummary]) -> str:
@@ -273,6 +270,10 @@ def _panel(
             ]
             color, dash, marker = styles[one.label]
             axes.errorbar([*there], means, bars, color=color, linestyle=dash, marker=marker, elinewidth=0.8)
+            asked = [len(values) for values in there.values()]
+            hollow = [(x, mean) for x, mean, count in zip(there, means, asked, strict=True) if count < len(one.models)]
+            for x, mean in hollow:
+                axes.plot(x, mean, color=color, marker=marker, markerfacecolor="white", zorder=3)
     axes.set_title(task, loc="left", fontsize=9.5, color=INK)
     axes.set_xticks(range(len(lengths)), [short_count(length) for length in lengths])
     axes.set_ylim(-4, 104)

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from long_context_page import best_rates, contenders, right, write_page
+from long_context_page import best_rates, contenders, draw, right, write_page
 
 from titans.report.results import ModelSummary, Results, TaskScore, write_results
 
@@ -91,6 +91,27 @@ def test_of_several_rates_the_best_is_drawn_by_what_was_asked_at_all():
     found = contenders(score.model for score in scores)
     assert [one.label for one in found] == ["Llama", "Llama, rate 0.001", "Mamba"]
     assert [one.label for one in best_rates(found, right(scores))] == ["Llama, rate 0.001", "Mamba"]
+    of_another_seed = score("Llama, seed 1", 2048, 1.0)
+    more = [*scores, of_another_seed]
+    found = contenders(score.model for score in more)
+    assert [one.label for one in best_rates(found, right(more))] == ["Llama, rate 0.001", "Mamba"]
+
+
+def test_a_mark_of_fewer_seeds_than_its_line_is_hollow(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr("long_context_page.save_svg", lambda figure, _: figures.append(figure))
+    scores = [
+        score("Llama, seed 0", 2048, 0.5),
+        score("Llama, seed 1", 2048, 0.25),
+        score("Llama, seed 0", 16384, 0.75),
+        score("Mamba, seed 0", 16384, 0.5),
+    ]
+    draw(contenders(score.model for score in scores), right(scores), tmp_path / "picture.svg")
+    ((axes,),) = [figure.axes for figure in figures]
+    hollow = [line for line in axes.lines if line.get_markerfacecolor() == "white"]
+    assert [line.get_xydata().tolist() for line in hollow] == [[[1, 75]]]
+    (legend,) = figures[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == ["Llama (2 seeds)", "Mamba (1 seed)"]
 
 
 def test_a_name_without_a_seed_is_refused():
