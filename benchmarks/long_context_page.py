@@ -270,10 +270,9 @@ def _panel(
             ]
             color, dash, marker = styles[one.label]
             axes.errorbar([*there], means, bars, color=color, linestyle=dash, marker=marker, elinewidth=0.8)
-            asked = [len(values) for values in there.values()]
-            hollow = [(x, mean) for x, mean, count in zip(there, means, asked, strict=True) if count < len(one.models)]
-            for x, mean in hollow:
-                axes.plot(x, mean, color=color, marker=marker, markerfacecolor="white", zorder=3)
+            for x, values in there.items():
+                if len(values) < len(one.models):
+                    axes.plot(x, fmean(values), color=color, marker=marker, markerfacecolor="white", zorder=3)
     axes.set_title(task, loc="left", fontsize=9.5, color=INK)
     axes.set_xticks(range(len(lengths)), [short_count(length) for length in lengths])
     axes.set_ylim(-4, 104)

@@ -24,6 +24,7 @@ from titans.report.results import read_results
 from titans.training.checkpoint import current, read_settings
 
 TITANS = Path(sys.executable).with_name("titans")
+MINUTES = 0.2
 
 
 def titans(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -38,7 +39,7 @@ def finished(tmp_path_factory) -> Path:
     (folder / "texts").mkdir()
     for i in range(12):
         (folder / "texts" / f"{i}.txt").write_text(f"chapter {i}: the quick brown fox jumps over the lazy dog. " * 200)
-    done = titans("quickstart", "--minutes", 0.2, "--text", folder / "texts", "--out", folder / "run")
+    done = titans("quickstart", "--minutes", MINUTES, "--text", folder / "texts", "--out", folder / "run")
     assert done.returncode == 0, done.stderr
     assert "control, equal" in done.stdout
     assert "titans generate" in done.stdout
@@ -85,7 +86,7 @@ def test_every_column_is_of_its_model_in_the_text_held_out(finished, split):
         "control": models["control"],
         "control, equal time": models["control_equal_time"],
     }
-    measured = {name: comparison._by_distance(model, split[1], 0.2 / 8, name) for name, model in columns.items()}
+    measured = {name: comparison._by_distance(model, split[1], MINUTES / 8, name) for name, model in columns.items()}
     again = by_distance(measured)
     assert results.distance is not None
     assert results.distance.bytes == again.bytes

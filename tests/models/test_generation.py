@@ -188,10 +188,11 @@ def test_top_p_keeps_the_smallest_set_with_that_probability():
 
 
 def test_top_p_is_of_what_top_k_has_left():
-    found = frequencies(top_k=3, top_p=0.8)  # of 0.67, 0.24 and 0.09
-    assert (found[:2] - F.softmax(LOGITS[:2], -1)).abs().max() < 0.03
-    assert (found[2:] == 0).all()
-    assert (frequencies(top_k=3, top_p=0.95)[:3] - F.softmax(LOGITS[:3], -1)).abs().max() < 0.03
+    # The three likeliest have 0.67, 0.24 and 0.09 of what they have together, 0.64, 0.24 and 0.09 of all.
+    for top_k, top_p, left in ((3, 0.8, 2), (3, 0.9, 2), (3, 0.95, 3), (1, 0.99, 1)):
+        found = frequencies(top_k=top_k, top_p=top_p)
+        assert (found[:left] - F.softmax(LOGITS[:left], -1)).abs().max() < 0.03
+        assert (found[left:] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -238,10 +239,3 @@ def test_a_prompt_may_be_read_from_another_stream_of_the_same_model(mac, prompts
     for row, prompt in enumerate(prompts):
         (alone,), _ = generate(mac, [torch.cat([prompts[2], prompt])], max_new_tokens=5)
         assert torch.equal(new[row], alone)
-
-
-def test_both_limits_of_a_draw_hold():
-    logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()  # of the three likeliest 44, 33 and 22 %
-    for top_k, top_p, possible in ((3, 0.7, {0, 1}), (3, 0.8, {0, 1, 2}), (1, 0.99, {0})):
-        drawn = {int(_draw(logits, 1.0, top_k, top_p, torch.Generator().manual_seed(seed))) for seed in range(100)}
-        assert drawn == possible
