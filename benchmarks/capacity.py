@@ -13,11 +13,8 @@ kept: the same command goes on where it was interrupted, and more seeds, rates o
 """
 
 import argparse
-import multiprocessing
-import shlex
-import sys
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
@@ -26,10 +23,9 @@ from tempfile import TemporaryDirectory
 import torch
 from gain_summary import markdown_table
 from long_context_page import percent
+from records import Records, in_processes
 
-from titans.cli.findings import machine
 from titans.data.tokenizer import ByteTokenizer
-from titans.files import read_json, write_json
 from titans.memory.config import MemoryConfig
 from titans.memory.layer import NeuralMemory
 from titans.models.config import TitansConfig
@@ -130,7 +126,7 @@ def measure(job: Job, steps: int) -> dict:
         for pairs in MQAR_PAIRS
     }
     about = {"state": state_size(model), "parameters": model.num_parameters}
-    return asdict(job) | about | {"steps": steps, "train_seconds": seconds, "right": right}
+    return asdict(job) | about | {"train_seconds": seconds, "right": right}
 
 
 def state_size(model: TitansLM) -> int:
@@ -140,7 +136,7 @@ def state_size(model: TitansLM) -> int:
 
 
 def best(runs: list[dict]) -> list[dict]:
-    """For each memory, what each seed has right at the rate where it is best on average."""
+    """For each memory, what each seed has right at its best rate, on average over the seeds that all its rates have."""
     rows = []
     for name in MEMORIES:
         by_rate: dict[float, list[dict]] = {}
@@ -148,8 +144,13 @@ def best(runs: list[dict]) -> list[dict]:
             if one["memory"] == name:
                 by_rate.setdefault(one["rate"], []).append(one)
         if by_rate:
-            rate, own = max(by_rate.items(), key=lambda item: fmean(fmean(x["right"].values()) for x in item[1]))
-            own.sort(key=itemgetter("seed"))
+            common = set.intersection(*({one["seed"] for one in own} for own in by_rate.values()))
+            means = {
+                rate: fmean(fmean(one["right"].values()) for one in own if not common or one["seed"] in common)
+                for rate, own in by_rate.items()
+            }
+            rate = max(means, key=means.__getitem__)
+            own = sorted(by_rate[rate], key=itemgetter("seed"))
             right = {pairs: [one["right"][str(pairs)] for one in own] for pairs in MQAR_PAIRS}
             about = {key: own[0][key] for key in ("state", "parameters")}
             rows.append({"memory": name} | about | {"rate": rate, "right": right})
@@ -186,25 +187,6 @@ def draw(rows: list[dict], path: Path) -> None:
         save_svg(figure, path)
 
 
-def run(jobs: list[Job], runs: list[dict], steps: int, workers: int, out: Path) -> None:
-    """Works through the jobs, adds each result to `runs` and writes them as soon as it is there."""
-    command = shlex.join(["python", "benchmarks/capacity.py", *sys.argv[1:]])
-    context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(workers, context) as pool,
-        Progress("train and ask", total=len(jobs), unit="memories") as progress,
-    ):
-        waiting = [pool.submit(measure, job, steps) for job in jobs]
-        try:
-            for future in as_completed(waiting):
-                runs.append(future.result())
-                write_json(out, {"command": command, "machine": asdict(machine()), "runs": runs})
-                progress.advance(1)
-        except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise SystemExit("interrupted: the same command goes on from here") from None
-
-
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -219,15 +201,20 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     options = arguments()
-    runs = read_json(options.out)["runs"] if options.out.exists() else []
-    if any(one["steps"] != options.steps for one in runs):
-        raise SystemExit(f"{options.out} holds results of other steps: choose another --out")
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    done = {Job(one["memory"], one["rate"], one["seed"]) for one in runs}
+    records = Records(options.out, "capacity.py", {"steps": options.steps})
+    done = {Job(one["memory"], one["rate"], one["seed"]) for one in records.runs}
     planned = [Job(name, rate, seed) for seed in options.seeds for name in options.memories for rate in options.rates]
-    run([job for job in planned if job not in done], runs, options.steps, options.workers, options.out)
-    print(table(runs))
-    draw(best(runs), options.out.with_suffix(".svg"))
+    waiting = [job for job in planned if job not in done]
+    try:
+        with Progress("train and ask", total=len(waiting), unit="memories") as progress:
+            for found in in_processes(partial(measure, steps=options.steps), waiting, options.workers):
+                if found is not None:
+                    records.add(found)
+                    progress.advance(1)
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted: the same command goes on from here") from None
+    print(table(records.runs))
+    draw(best(records.runs), options.out.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

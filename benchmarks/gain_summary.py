@@ -30,7 +30,8 @@ def summarise(runs: Sequence[dict]) -> dict:
         "differences": pairs,
         SHARE: {
             bucket: titans[bucket]["mean"] / ceiling[bucket]["mean"] if ceiling[bucket]["mean"] < 0 else None
-            for bucket in titans.keys() & ceiling.keys()
+            for bucket in titans
+            if bucket in ceiling
         },
     }
 

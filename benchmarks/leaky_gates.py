@@ -9,8 +9,6 @@ least so much. What is done is kept: the same command goes on where it was inter
 
 import argparse
 import math
-import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +16,10 @@ from statistics import fmean
 
 import torch
 from gain_summary import markdown_table
+from records import Records
 from torch import nn
 
 from titans.baselines import load_model
-from titans.cli.findings import machine
-from titans.files import read_json, write_json
 from titans.memory.layer import GateProjections
 from titans.models.language_model import TitansLM
 from titans.tasks.needles import needles
@@ -72,7 +69,6 @@ def measure(model: TitansLM, leak: str, length: int, samples: int, progress: Pro
         "right": fmean(right),
         "right_by_depth": dict(zip(map(str, DEPTHS), right, strict=True)),
         "tokens_right": fmean(tokens),
-        "machine": machine().summary,
     }
 
 
@@ -108,10 +104,15 @@ def main() -> None:
         if not isinstance(model, TitansLM):
             parser.error(f"{folder} holds a baseline, which has no gates of ours: name a Titans model")
         models[folder] = model
-    there = read_json(options.out) if options.out.exists() else {"commands": [], "runs": []}
-    runs, command = there["runs"], shlex.join(["python", "benchmarks/leaky_gates.py", *sys.argv[1:]])
-    commands = [*dict.fromkeys([*there["commands"], command])]
-    done = {(one["model"], one["leak"], one["length"]) for one in runs}
+    if len({folder.name for folder in options.checkpoint}) < len(options.checkpoint):
+        parser.error("two of --checkpoint have the same name, which a table is by: rename one folder")
+    records = Records(options.out, "leaky_gates.py")
+    done = {(one["model"], one["leak"], one["length"]): one["samples"] for one in records.runs}
+    fewer = [
+        length for (*_, length), samples in done.items() if length in options.lengths and samples < options.samples
+    ]
+    if fewer:
+        parser.error(f"{options.out} has {fewer[0]:,} bytes with fewer samples: choose another --out")
     planned = [
         (folder, leak, length)
         for length in options.lengths
@@ -119,12 +120,10 @@ def main() -> None:
         for leak in options.leaks
         if (folder.name, leak, length) not in done
     ]
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     with Progress("ask", total=sum(options.samples * length for *_, length in planned), unit="tokens") as progress:
         for folder, leak, length in planned:
-            runs.append({"model": folder.name} | measure(models[folder], leak, length, options.samples, progress))
-            write_json(options.out, {"commands": commands, "runs": runs})
-    print(table(runs))
+            records.add({"model": folder.name} | measure(models[folder], leak, length, options.samples, progress))
+    print(table(records.runs))
 
 
 if __name__ == "__main__":

@@ -15,25 +15,22 @@ more seeds can be added to a finished one. Checkpoints are in runs/, in a folder
 """
 
 import argparse
-import multiprocessing
-import shlex
-import sys
 from collections.abc import Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median
 from tempfile import TemporaryDirectory
 
 import torch
 from gain_summary import MODELS, draw, summarise, to_markdown
+from records import Records, in_processes
 
 from titans.cli import corpus
 from titans.cli.comparison import RECALL_DEPTHS, RECALL_SAMPLES
-from titans.cli.findings import machine
 from titans.data.batches import BatchSource, DocumentBatches, MixedBatches
 from titans.data.text import Document, split_documents
-from titans.files import read_json, write_json
+from titans.files import read_json
 from titans.memory.config import MemoryConfig
 from titans.models.config import VARIANTS, TitansConfig, Variant
 from titans.models.language_model import TitansLM
@@ -190,50 +187,33 @@ def _recall(model: TitansLM, held_out: list[Document], settings: Settings, seed:
     }
 
 
-def begin(out: Path, settings: Settings, documents: Sequence[Document]) -> dict:
-    """The results so far; the first time, the times that decide how long the control trains."""
-    if out.exists():
-        results = read_json(out)
-        if results["settings"] != asdict(settings):
-            raise SystemExit(f"{out} holds results of other settings: choose another --out")
-        return results
-    results = {"settings": asdict(settings), "step_seconds": step_seconds(settings, documents), "runs": []}
-    save(out, results)
-    return results
-
-
-def save(out: Path, results: dict) -> None:
-    """Writes everything known so far, and what follows from it."""
-    command = shlex.join(["python", "benchmarks/memory_gain.py", *sys.argv[1:]])
-    about = {"command": command, "machine": asdict(machine())}
-    write_json(out, about | results | {"summary": summarise(results["runs"])})
+def records_of(out: Path, settings: Settings, documents: Sequence[Document]) -> Records:
+    """What there is so far; the first time, the times that decide how long the control trains."""
+    seconds = read_json(out)["step_seconds"] if out.exists() else step_seconds(settings, documents)
+    about = {"settings": asdict(settings), "step_seconds": seconds}
+    records = Records(out, "memory_gain.py", about, summarise)
+    records.write()
+    return records
 
 
 def run(
-    waiting: list[Job], workers: int, settings: Settings, split: tuple[list[Document], list[Document]], out: Path
+    waiting: list[Job],
+    workers: int,
+    settings: Settings,
+    split: tuple[list[Document], list[Document]],
+    records: Records,
 ) -> None:
     """Works through the jobs, a few at a time, and writes each result as soon as it is there."""
-    results = read_json(out)
-    todo, running = list(waiting), dict[Future[dict], Job]()
     total = sum(job.steps for job in waiting) * settings.rows * settings.length
-    context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool,
-        Progress("train and evaluate", total=total, unit="tokens") as progress,
-    ):
+    work = partial(measure, settings=settings, documents=split[0], held_out=split[1])
+    with Progress("train and evaluate", total=total, unit="tokens") as progress:
         seen = sum(map(tokens_read, waiting))
         progress.skip(seen)
-        while todo or running:
-            while todo and len(running) < workers:  # no job waits in the pool: an interrupt would start it
-                job = todo.pop(0)
-                running[pool.submit(measure, job, settings, *split)] = job
-            done, _ = wait(running, SECONDS_PER_LINE, FIRST_COMPLETED)
-            for future in done:
-                del running[future]
-                results["runs"].append(future.result())
-                save(out, results)
+        for found in in_processes(work, waiting, workers, SECONDS_PER_LINE):
+            if found is not None:
+                records.add(found)
             now = sum(map(tokens_read, waiting))
-            progress.advance(now - seen, finished=len(results["runs"]))
+            progress.advance(now - seen, finished=len(records.runs))
             seen = now
 
 
@@ -279,12 +259,12 @@ def main() -> None:
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields(Settings)})
     folder = Path("runs") / options.out.stem
     split = split_documents(corpus.documents(settings.text, spool=folder))
-    results = begin(options.out, settings, split[0])
-    done = {(result["seed"], result["model"]) for result in results["runs"]}
-    planned = jobs(settings, options.seeds, results["step_seconds"], folder)
+    records = records_of(options.out, settings, split[0])
+    done = {(result["seed"], result["model"]) for result in records.runs}
+    planned = jobs(settings, options.seeds, records.about["step_seconds"], folder)
     waiting = [job for job in planned if (job.seed, job.model) not in done]
     try:
-        run(waiting, options.workers, settings, split, options.out)
+        run(waiting, options.workers, settings, split, records)
     except KeyboardInterrupt:
         raise SystemExit("interrupted: the same command goes on from here") from None
     results = read_json(options.out)

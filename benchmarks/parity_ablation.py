@@ -8,17 +8,14 @@ it was interrupted, and more seeds or changes can be added.
 """
 
 import argparse
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 from capacity import trained
 from gain_summary import markdown_table
 from long_context_page import percent
+from records import Records
 
-from titans.cli.findings import machine
-from titans.files import read_json, write_json
 from titans.memory.config import MemoryConfig
 from titans.tasks.recipes import recipe
 from titans.tasks.score import score
@@ -54,7 +51,6 @@ def measure(change: str, seed: int) -> dict:
     return {
         "change": change,
         "seed": seed,
-        "machine": machine().summary,
         "parameters": model.num_parameters,
         "train_seconds": seconds,
         "tokens_right": {str(length): found.tokens_right for length, found in asked.items()},
@@ -78,17 +74,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("docs/results/parity_ablation.json"))
     options = parser.parse_args()
-    runs = read_json(options.out)["runs"] if options.out.exists() else []
-    done = {(one["change"], one["seed"]) for one in runs}
+    records = Records(options.out, "parity_ablation.py")
+    done = {(one["change"], one["seed"]) for one in records.runs}
     planned = [(change, seed) for seed in options.seeds for change in options.changes if (change, seed) not in done]
-    about = {"command": shlex.join(["python", "benchmarks/parity_ablation.py", *sys.argv[1:]])}
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     with Progress("train and ask", total=len(planned), unit="models") as progress:
         for change, seed in planned:
-            runs.append(measure(change, seed))
-            write_json(options.out, about | {"runs": runs})
+            records.add(measure(change, seed))
             progress.advance(1)
-    print(table(runs))
+    print(table(records.runs))
 
 
 if __name__ == "__main__":

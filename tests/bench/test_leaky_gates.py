@@ -1,8 +1,10 @@
 """Gates that leak: every token of every memory writes and forgets, only as long as it is asked for."""
 
 import json
+import sys
 from statistics import fmean
 
+import leaky_gates
 import pytest
 import torch
 from leaky_gates import DEPTHS, LEAKS, leaking, measure, table
@@ -83,3 +85,23 @@ def test_the_table_has_a_line_for_each_model_and_leak():
         f"| a | {second} | 1 of 10 | - |",
         f"| b | {first} | - | 19 of 20 |",
     ]
+
+
+def test_samples_that_would_not_be_asked_are_refused(model, tmp_path, monkeypatch, capsys):
+    for name in ("a", "b"):
+        model.save(tmp_path / name / "lmm")
+    out = str(tmp_path / "leaks.json")
+
+    def asked(*arguments: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["leaky_gates.py", "--leaks", "as trained", "--out", out, *arguments])
+        leaky_gates.main()
+
+    one = ("--checkpoint", str(tmp_path / "a" / "lmm"), "--lengths", "700")
+    asked(*one, "--samples", "5")
+    assert capsys.readouterr().out.count("of 5 |") == 1
+    with pytest.raises(SystemExit):
+        asked(*one, "--samples", "10")
+    assert "has 700 bytes with fewer samples: choose another --out" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        asked("--checkpoint", str(tmp_path / "a" / "lmm"), str(tmp_path / "b" / "lmm"))
+    assert "the same name" in capsys.readouterr().err
