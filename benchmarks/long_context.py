@@ -141,7 +141,7 @@ class Run:
         kind = "--variant" if self.model in VARIANTS else "--baseline"
         found = ["titans", "train", "--recipe", self.recipe, kind, self.model, "--seed", str(self.seed)]
         found += [] if self.rate is None else ["--learning-rate", f"{self.rate:g}"]
-        found += ["--text", text] if text is not None and recipe(self.recipe).reads_text else []
+        found += [] if text is None else ["--text", text]
         return [*found, "--out", str(self.folder)]
 
     @property
@@ -158,13 +158,14 @@ class Run:
             return
         settings = replace(recipe(self.recipe).settings, seed=self.seed)
         settings = settings if self.rate is None else replace(settings, learning_rate=self.rate)
-        expected, found = self.config, read_json(self.checkpoint / "config.json")
-        if type(expected).from_dict(found) != expected or read_settings(self.checkpoint) != settings:
-            raise SystemExit(
-                f"{self.folder} holds another model than the recipe {self.recipe} makes now, or one trained otherwise: "
-                "move it away, or name another folder by --runs"
-            )
+        expected = self.config
         try:
+            found = type(expected).from_dict(read_json(self.checkpoint / "config.json"))
+            if found != expected or read_settings(self.checkpoint) != settings:
+                raise TitansError(
+                    f"{self.folder} holds another model than the recipe {self.recipe} makes now, or one trained "
+                    "otherwise: move it away, or name another folder by --runs"
+                )
             require_as_begun(self.folder, settings)
             if recipe(self.recipe).reads_text:
                 require_text(self.folder, text)
@@ -299,6 +300,8 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
         path = getattr(options, name)
         if path is not None and not Path(path).exists():
             parser.error(f"--{name} {path} does not exist")
+        if path is not None and not recipe(options.recipe).reads_text:
+            parser.error(f"the recipe {options.recipe!r} reads no text: leave --{name} out")
     return options
 
 

@@ -79,9 +79,7 @@ the highest of their sizes, chunk lengths and variants; *in part*: reached by so
 of a product's rate are no aim and lower (below). Speeds are quotients of two medians of their column *speed*; with
 few rounds (they are in the commands) and the spreads in the tables a tenth more or less is not to be told from noise.
 Two earlier runs, one with other work beside it, had single values up to a quarter lower or higher, and one of them
-another verdict on the shares at chunks of 16 ([lab log](lab-log.md), "performance, three times"). All of it was
-measured on 2026-11-28, before the bound of the step-size guard and the kernels for short chunks were changed, and not
-since.
+another verdict on the shares at chunks of 16 ([lab log](lab-log.md), "performance, three times").
 
 {table}
 

@@ -64,6 +64,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=131072)
     tokens = parser.parse_args().tokens
+    if tokens < PIECE:
+        parser.error(f"--tokens is {tokens}; it must be at least {PIECE}")
     if not multiplies_bfloat16():
         print("This processor has no instructions for bfloat16: products are float32 whatever is given.")
     print("| size | chunk | products | outputs | weights | gradients |\n|---|---|---|---|---|---|")

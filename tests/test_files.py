@@ -62,7 +62,7 @@ OWN = ("run", "f*", "link")
 def test_failed_work_leaves_a_folder_as_it_was(tmp_path: Path, error: type[BaseException]) -> None:
     (tmp_path / "mine").write_text("mine")
     for folder in (tmp_path, tmp_path / "new"):
-        with pytest.raises(error), removed_on_failure(folder, OWN, unless=folder / "done"):  # noqa: PT012
+        with pytest.raises(error), removed_on_failure(folder, OWN, unless=folder / "done", busy="in use"):  # noqa: PT012
             (folder / "run" / "deep").mkdir(parents=True)
             (folder / "file").write_text("x")
             (folder / "link").symlink_to(folder / "run")
@@ -72,18 +72,36 @@ def test_failed_work_leaves_a_folder_as_it_was(tmp_path: Path, error: type[BaseE
 
 def test_failed_work_leaves_what_others_have_written_meanwhile(tmp_path: Path) -> None:
     folder = tmp_path / "new"
-    with pytest.raises(KeyError), removed_on_failure(folder, OWN, unless=folder / "done"):  # noqa: PT012
+    with pytest.raises(KeyError), removed_on_failure(folder, OWN, unless=folder / "done", busy="in use"):  # noqa: PT012
         (folder / "thesis").mkdir(parents=True)
         (folder / "run").mkdir()
         raise KeyError
     assert [path.name for path in folder.iterdir()] == ["thesis"]
 
 
+def test_who_comes_second_takes_nothing_away_from_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "new"
+    lock = fcntl.flock
+
+    def just_before_the_lock(descriptor: int, how: int) -> None:  # the first one writes
+        (folder / "run").mkdir()
+        lock(descriptor, how)
+
+    with locked(folder):
+        monkeypatch.setattr(fcntl, "flock", just_before_the_lock)
+        with (
+            pytest.raises(TitansError, match="in use"),
+            removed_on_failure(folder, OWN, unless=folder / "done", busy="in use"),
+        ):
+            pass
+    assert (folder / "run").exists()
+
+
 def test_work_that_succeeds_or_is_done_stays(tmp_path: Path) -> None:
     folder = tmp_path / "new"
-    with removed_on_failure(folder, OWN, unless=folder / "done"):
+    with removed_on_failure(folder, OWN, unless=folder / "done", busy="in use"):
         (folder / "run").mkdir(parents=True)
-    with pytest.raises(KeyError), removed_on_failure(folder, OWN, unless=folder / "done"):  # noqa: PT012
+    with pytest.raises(KeyError), removed_on_failure(folder, OWN, unless=folder / "done", busy="in use"):  # noqa: PT012
         (folder / "file").touch()
         (folder / "done").touch()
         raise KeyError

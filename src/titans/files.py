@@ -90,33 +90,37 @@ def require_writable(folder: Path) -> None:
 
 
 @contextmanager
-def removed_on_failure(folder: Path, names: Sequence[str], *, unless: Path) -> Iterator[None]:
+def removed_on_failure(folder: Path, names: Sequence[str], *, unless: Path, busy: str) -> Iterator[None]:
     """Takes away again what has come into `folder` by one of `names`, if the work inside fails, and then the folder.
 
-    What else has come into it, from another program, stays, and so does everything once `unless` exists.
+    What else has come into it, from another program, stays, and so does everything once `unless` exists. The folder is
+    `locked` from before to after, so that nothing of another process's has such a name.
 
     Args:
         names: with `*` for any letters.
+        busy: what is said, as a TitansError, if another process works in it.
     """
 
     def found() -> set[Path]:
         return {path for name in names for path in folder.glob(name)}
 
-    existed, before = folder.exists(), found()
-    try:
-        yield
-    except BaseException:
-        if unless.exists():
+    existed = folder.exists()
+    with locked(folder, busy):
+        before = found()
+        try:
+            yield
+        except BaseException:
+            if unless.exists():
+                raise
+            for path in found() - before:
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+            if not existed:
+                with suppress(OSError):  # it is not there, or not empty
+                    folder.rmdir()
             raise
-        for path in found() - before:
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
-        if not existed:
-            with suppress(OSError):  # it is not there, or not empty
-                folder.rmdir()
-        raise
 
 
 def write_text(path: str | Path, text: str) -> None:

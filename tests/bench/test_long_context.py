@@ -203,7 +203,7 @@ def test_a_run_of_another_text_is_refused(tmp_path, ran, work, monkeypatch, caps
     capsys.readouterr()
 
 
-def test_answers_about_two_haystacks_do_not_come_into_one_row(tmp_path, ran, work, capsys):
+def test_answers_about_two_haystacks_do_not_come_into_one_row(tmp_path, ran, work, monkeypatch, capsys):
     work("--models", "lmm", "--seeds", "0")
     folder = tmp_path / "runs" / "parity" / "lmm-0" / "scores"
     found = read_results(folder)
@@ -213,8 +213,29 @@ def test_answers_about_two_haystacks_do_not_come_into_one_row(tmp_path, ran, wor
         work("--models", "lmm", "--seeds", "0")
     (tmp_path / "b.txt").write_text("another")
     write_results(folder, found)
-    with pytest.raises(SystemExit, match="holds answers about what the run held out"):
-        work("--models", "lmm", "--seeds", "0", "--haystack", str(tmp_path / "b.txt"))
+    with monkeypatch.context() as patched:
+        patched.setitem(RECIPES, "parity", replace(RECIPES["parity"], reads_text=True))
+        patched.setattr("long_context.require_text", lambda *_: None)
+        with pytest.raises(SystemExit, match="holds answers about what the run held out"):
+            work("--models", "lmm", "--seeds", "0", "--haystack", str(tmp_path / "b.txt"))
+    capsys.readouterr()
+
+
+def test_text_for_a_recipe_that_reads_none_is_refused_before_anything_is_trained(tmp_path, ran, work, capsys):
+    (tmp_path / "b.txt").write_text("another")
+    for name in ("text", "haystack"):
+        with pytest.raises(SystemExit):
+            work("--models", "lmm", f"--{name}", str(tmp_path / "b.txt"))
+        assert f"the recipe 'parity' reads no text: leave --{name} out" in capsys.readouterr().err
+    assert not ran
+
+
+def test_a_run_of_another_version_is_refused_in_a_line(tmp_path, ran, work, capsys):
+    work("--models", "lmm", "--seeds", "0")
+    config = tmp_path / "runs" / "parity" / "lmm-0" / "checkpoint" / "config.json"
+    config.write_text(config.read_text().replace("{", '{"long_ago": 1, ', 1))
+    with pytest.raises(SystemExit, match="long_ago"):
+        work("--models", "lmm", "--seeds", "0")
     capsys.readouterr()
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from titans.cli import comparison, corpus
+from titans.cli import comparison, corpus, quickstart
 from titans.cli import main as main_module
 from titans.cli.comparison import OWN_FILES, Contender, _for_equal_time
 from titans.cli.findings import by_distance
 from titans.data.text import Document, split_documents
+from titans.files import locked
 from titans.models.config import TitansConfig
 from titans.models.frozen import without_writes
 from titans.models.language_model import TitansLM
@@ -142,6 +143,25 @@ def test_a_folder_in_use_is_left_alone(finished):
     assert "already exists" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert (finished / "results.json").read_bytes() == before
+
+
+def test_a_folder_is_used_by_one_at_a_time(tmp_path, capsys):
+    with locked(tmp_path / "run"):
+        assert main_module.main(["quickstart", "--out", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.startswith(f"titans: error: {tmp_path}/run is being used by another process: name")
+
+
+def test_a_folder_that_has_been_used_meanwhile_is_left_alone(tmp_path, monkeypatch, capsys):
+    result = tmp_path / "run" / "results.json"
+
+    def slowly():
+        result.parent.mkdir()
+        result.touch()
+
+    monkeypatch.setattr(quickstart, "import_torch", slowly)
+    assert main_module.main(["quickstart", "--out", str(tmp_path / "run")]) == 2
+    assert "already exists" in capsys.readouterr().err
+    assert result.exists()
 
 
 def test_ctrl_c_ends_the_trainings_and_leaves_nothing(tmp_path):

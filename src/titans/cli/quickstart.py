@@ -41,8 +41,7 @@ def run(
     if not 0 <= seed < 2**63:
         raise TitansError(f"--seed is {seed}; it must be 0 or more, and below 2**63")
     folder = _free_folder() if out is None else out
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise TitansError(f"{folder} already exists; name another folder with --out, or remove it")
+    _require_free(folder)
 
     import_torch()
 
@@ -50,9 +49,17 @@ def run(
     from titans.files import removed_on_failure, require_writable
     from titans.report.html import REPORT_NAME
 
-    with removed_on_failure(folder, OWN_FILES, unless=folder / REPORT_NAME):
+    busy = f"{folder} is being used by another process: name another folder with --out"
+    with removed_on_failure(folder, OWN_FILES, unless=folder / REPORT_NAME, busy=busy):
+        _require_free(folder)  # another process may have come and gone while torch was imported
         require_writable(folder)
         compare(text, folder, minutes, seed, as_json=json)
+
+
+def _require_free(folder: Path) -> None:
+    """TitansError if there is anything in it, or it is no folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise TitansError(f"{folder} already exists; name another folder with --out, or remove it")
 
 
 def _free_folder() -> Path:

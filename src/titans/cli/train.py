@@ -92,7 +92,7 @@ def _begin(
     from titans.data.pieces import TOKENIZER_NAME, learn_pieces
     from titans.data.text import SPOOLED_NAME
     from titans.data.tokenizer import ByteTokenizer
-    from titans.files import locked, removed_on_failure
+    from titans.files import removed_on_failure
     from titans.models.config import VARIANTS
     from titans.models.language_model import TitansLM
     from titans.models.presets import control_of
@@ -116,7 +116,7 @@ def _begin(
     refuse_to_overwrite(out)
     corpus.require_outside(out, text)
     own = (corpus.NAME, SPOOLED_NAME, TOKENIZER_NAME, METRICS_NAME, f"{LINK}*", ".*.tmp")
-    with removed_on_failure(out, own, unless=out / LINK), locked(out, busy=_in_use(out)):
+    with removed_on_failure(out, own, unless=out / LINK, busy=_in_use(out)):
         read = corpus.corpus_of(recipe, text, spool=out)
         sides = corpus.remember(out, text, name, read, settings)
         tokenizer: Tokenizer = ByteTokenizer()

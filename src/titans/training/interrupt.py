@@ -1,5 +1,6 @@
 """Ctrl-C as a request: the step under way is finished first. And work that it must not interrupt."""
 
+import os
 import signal
 import sys
 import threading
@@ -43,11 +44,15 @@ def catch_interrupt() -> Iterator[Interrupt]:
         yield interrupt
         return
     before = signal.getsignal(signal.SIGINT)
+    said = "\nfinishing the step and saving; Ctrl-C again stops at once"
 
     def request(_number: int, _frame: FrameType | None) -> None:
         interrupt.requested = True
         signal.signal(signal.SIGINT, before)
-        print("\nfinishing the step and saving; Ctrl-C again stops at once", file=sys.stderr, flush=True)
+        try:
+            print(said, file=sys.stderr, flush=True)
+        except RuntimeError:  # something is being written there at this moment
+            os.write(sys.stderr.fileno(), f"{said}\n".encode())
 
     signal.signal(signal.SIGINT, request)
     try:
