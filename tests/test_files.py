@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -79,21 +80,23 @@ def test_failed_work_leaves_what_others_have_written_meanwhile(tmp_path: Path) -
     assert [path.name for path in folder.iterdir()] == ["thesis"]
 
 
-def test_who_comes_second_takes_nothing_away_from_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "new"
-    lock = fcntl.flock
+@pytest.mark.parametrize("still_there", [True, False])
+def test_who_comes_second_takes_nothing_away_from_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still_there: bool
+) -> None:
+    folder, lock = tmp_path / "new", fcntl.flock
 
     def just_before_the_lock(descriptor: int, how: int) -> None:  # the first one writes
         (folder / "run").mkdir()
         lock(descriptor, how)
 
-    with locked(folder):
+    with locked(folder) if still_there else nullcontext():
         monkeypatch.setattr(fcntl, "flock", just_before_the_lock)
         with (
-            pytest.raises(TitansError, match="in use"),
+            pytest.raises(TitansError, match="in use" if still_there else "bad input"),
             removed_on_failure(folder, OWN, unless=folder / "done", busy="in use"),
         ):
-            pass
+            raise TitansError("bad input")
     assert (folder / "run").exists()
 
 
