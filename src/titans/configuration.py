@@ -1,4 +1,4 @@
-"""What the configurations of models have in common: plain values that JSON can hold, and back."""
+"""What configurations have in common: plain values that JSON can hold, and back."""
 
 import dataclasses
 from pathlib import Path
@@ -9,7 +9,7 @@ from titans.parsing import parse
 
 
 class Configuration:
-    """Base of frozen dataclasses that say what a model is."""
+    """Base of frozen dataclasses that say what a model is, or how it is trained."""
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed."""

@@ -84,3 +84,12 @@ def test_a_writer_who_errs_learns_it_at_once():
 def test_a_model_without_summary_is_called_by_its_name(results):
     assert results.label("titans") == "Titans (MAG)"
     assert results.label("control_equal_time") == "control equal time"
+
+
+def test_recall_is_counted_beyond_the_window_and_where_it_was_measured():
+    accuracy: dict[str, list[list[float | None]]] = {"titans": [[1.0, 0.8, 0.4], [1.0, None, 0.3]]}
+    recall = Recall(
+        distances=[32, 64, 128], depths=[0.0, 0.5], window=32, trained_to=64, samples=4, accuracy=accuracy, chance=0.1
+    )
+    assert recall.beyond_window("titans") == pytest.approx(0.5)
+    assert replace(recall, window=128).beyond_window("titans") is None

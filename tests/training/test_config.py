@@ -76,7 +76,7 @@ def test_a_config_survives_json() -> None:
     ],
 )
 def test_a_damaged_config_is_one_clear_line(change: dict, message: str) -> None:
-    with pytest.raises(TitansError, match=f"impossible training settings in a.json: .*{message}"):
+    with pytest.raises(TitansError, match=f"impossible configuration in a.json: .*{message}"):
         TrainConfig.from_dict(TrainConfig().to_dict() | change, Path("a.json"))
 
 

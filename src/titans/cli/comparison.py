@@ -62,7 +62,8 @@ class Contender:
 def compare(text: str | None, out: Path, minutes: float, seed: int, *, as_json: bool) -> None:
     """Runs the whole comparison and prints its table, or its results as JSON."""
     torch.set_num_threads(1)  # the models are small: two single-threaded processes beat one with two threads
-    started = time.perf_counter()
+    started, scale = time.perf_counter(), min(1.0, minutes / 8)
+    samples = max(2, round(RECALL_SAMPLES * scale))
     documents = corpus.documents(text, spool=out)
     for document in documents:  # a bad byte is better found now than after the trainings
         document.read(0, len(document))
@@ -83,14 +84,14 @@ def compare(text: str | None, out: Path, minutes: float, seed: int, *, as_json: 
         begin("control_equal_time")
         _watch(running, contenders, out, until=("titans",))
         titans = TitansLM.load(running["titans"].result().checkpoint)
-        moments, scale = _stream(titans, held_out, out, minutes)
+        moments = _stream(titans, held_out, out, round(STREAM_TOKENS * scale) if minutes < 4 else STREAM_TOKENS)
         evaluations, recalls = {}, {}
         evaluations["memory on"] = _by_distance(titans, held_out, scale, "memory on")
         evaluations["memory frozen"] = _by_distance(without_writes(titans), held_out, scale, "memory frozen")
-        recalls["titans"] = _recall(titans, held_out, seed, scale, "recall, Titans")
+        recalls["titans"] = _recall(titans, held_out, seed, samples, "recall, Titans")
         control = TitansLM.load(running["control"].result().checkpoint)
         evaluations["control"] = _by_distance(control, held_out, scale, "control")
-        recalls["control"] = _recall(control, held_out, seed, scale, "recall, control")
+        recalls["control"] = _recall(control, held_out, seed, samples, "recall, control")
         _watch(running, contenders, out, until=("control_equal_time",))
         longer = TitansLM.load(running["control_equal_time"].result().checkpoint)
         evaluations["control, equal time"] = _by_distance(longer, held_out, scale, "control, equal time")
@@ -116,7 +117,7 @@ def compare(text: str | None, out: Path, minutes: float, seed: int, *, as_json: 
             depths=list(RECALL_DEPTHS),
             window=contenders["titans"].config.window_size,
             trained_to=LONGEST,
-            samples=max(2, round(RECALL_SAMPLES * scale)),
+            samples=samples,
             accuracy=recalls,
             chance=CHANCE,
         ),
@@ -272,15 +273,13 @@ def _watch(
                 return
 
 
-def _stream(model: TitansLM, held_out: list[Document], out: Path, minutes: float) -> tuple[list[StreamMoment], float]:
-    """Reads at least a million tokens; saves the model and the memory that has read them."""
-    scale = min(1.0, minutes / 8)
-    tokens = round(STREAM_TOKENS * scale) if minutes < 4 else STREAM_TOKENS
+def _stream(model: TitansLM, held_out: list[Document], out: Path, tokens: int) -> list[StreamMoment]:
+    """Reads so many tokens in one go; saves the model and the memory that has read them."""
     with Progress("stream", total=tokens, unit="tokens") as progress:
         moments, state = stream(model, held_out, tokens, progress)
     model.save(out / findings.MODEL)
     state.save(out / findings.MEMORY, model)
-    return moments, scale
+    return moments
 
 
 def _by_distance(model: TitansLM, held_out: list[Document], scale: float, name: str) -> Evaluation:
@@ -290,9 +289,8 @@ def _by_distance(model: TitansLM, held_out: list[Document], scale: float, name: 
         return evaluate(model, source, tokens, progress=progress)
 
 
-def _recall(model: TitansLM, held_out: list[Document], seed: int, scale: float, name: str) -> list[list[float | None]]:
+def _recall(model: TitansLM, held_out: list[Document], seed: int, samples: int, name: str) -> list[list[float | None]]:
     """Accuracy by depth (rows) and distance (columns)."""
-    samples = max(2, round(RECALL_SAMPLES * scale))
     rows: list[list[float | None]] = []
     with Progress(name, total=len(RECALL_DISTANCES) * len(RECALL_DEPTHS) * samples, unit="keys") as progress:
         for depth in RECALL_DEPTHS:

@@ -14,7 +14,7 @@ from titans.cli.processors import processors
 from titans.data.batches import TokenDocument
 from titans.models.config import TitansConfig
 from titans.models.presets import num_parameters
-from titans.report.results import Distance, Machine, ModelSummary, Recall, Results, Stream, StreamPoint
+from titans.report.results import Distance, Machine, ModelSummary, Results, Stream, StreamPoint
 from titans.training.evaluate import DISTANCES, Evaluation
 from titans.training.loop import TrainResult
 from titans.training.stream import StreamMoment
@@ -158,13 +158,14 @@ def show(results: Results, out: Path, report: Path) -> None:
     for column in ("", "params", "tokens", "seconds", "bits/byte", "recall"):
         table.add_column(column, justify="left" if not column else "right", no_wrap=True)
     for name, model in results.models.items():
+        recall = results.recall.beyond_window(name) if name in results.recall.accuracy else None
         table.add_row(
             model.label,
             f"{model.parameters:,}",
             f"{model.train_tokens:,}",
             f"{model.train_seconds:.0f}",
             f"{model.final_bits_per_byte:.3f}",
-            f"{_mean_recall(results.recall, name):.0%}" if name in results.recall.accuracy else "",
+            "" if recall is None else f"{recall:.0%}",
         )
     console = Console()
     console.print(table)
@@ -182,16 +183,6 @@ def show(results: Results, out: Path, report: Path) -> None:
         "titans train --text PATH_TO_YOUR_FILES --out runs/mine",
     ):
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _mean_recall(recall: Recall, model: str) -> float:
-    cells = [
-        cell
-        for row in recall.accuracy[model]
-        for distance, cell in zip(recall.distances, row, strict=True)
-        if cell is not None and distance > recall.window
-    ]
-    return sum(cells) / len(cells)
 
 
 def _processor() -> str:

@@ -14,6 +14,7 @@ import sys
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from titans import __version__
 from titans.errors import TitansError
 
 if TYPE_CHECKING:
@@ -129,9 +130,7 @@ def _dispatch(arguments: list[str]) -> None:
     if verb in ("-h", "--help"):
         print(_help())
     elif verb == "--version":
-        from importlib.metadata import version
-
-        print(f"titans {version('titans')}")
+        print(f"titans {__version__}")
     elif verb not in VERBS:
         from difflib import get_close_matches
 

@@ -61,7 +61,7 @@ def _chunk_titans(call: Call) -> tuple[Tensor, MemoryState]:
                 new_pending = torch.where(closes[..., 0], new_pending, pending)
             weights, momentum, pending = new_weights, new_momentum, new_pending
 
-    y = plan.restore(torch.stack(outputs).transpose(2, 3), length)
+    y = plan.restore(torch.stack(outputs).transpose(2, 3))
     filled = torch.arange(state.chunk_size, device=plan.end.device) < (plan.end % state.chunk_size).unsqueeze(1)
     empty = ~filled[:, None, :, None]  # everything where the last chunk is full
     return y, state.replace(

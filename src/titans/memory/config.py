@@ -1,14 +1,14 @@
 """MemoryConfig: what a neural memory is made of."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from titans.configuration import Configuration
 from titans.parsing import check_types, require
 
 
 @dataclass(frozen=True, kw_only=True)
-class MemoryConfig:
+class MemoryConfig(Configuration):
     """Settings of one `NeuralMemory`. The defaults are the paper's where it gives one."""
 
     num_heads: int = 4
@@ -65,7 +65,3 @@ class MemoryConfig:
     def head_dim_in(self, dim: int) -> int:
         """`head_dim`, or what it is by default in a layer of width `dim`."""
         return self.head_dim if self.head_dim is not None else dim // self.num_heads
-
-    def replace(self, **changes: object) -> "MemoryConfig":
-        """A copy with some fields changed."""
-        return dataclasses.replace(self, **changes)  # pyright: ignore[reportArgumentType]

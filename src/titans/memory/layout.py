@@ -1,7 +1,7 @@
 """Where each token of a call belongs: chunks counted from the start of its document, absent tokens left out.
 
 A call may begin in the middle of a chunk, end in another, skip masked tokens and start new documents, each row in its
-own way. `Layout` turns all of this into one regular shape, [B, R rounds, C slots], in which a round is one chunk of
+own way. `Layout` turns all of this into one regular shape, [R rounds, B, C slots], in which a round is one chunk of
 every row: slot = position in the document mod C. Slots that an earlier call filled are `old`; slots without a token are
 empty. A row with fewer chunks than others begins with empty rounds, so that the last round is every row's last chunk.
 
@@ -78,11 +78,11 @@ class Layout:
             x = _move(x, self.source, self.target)
         return x.unflatten(1, (self.num_rounds, self.unit)).transpose(0, 1)
 
-    def restore(self, x: Tensor, length: int) -> Tensor:
+    def restore(self, x: Tensor) -> Tensor:
         """[R, B, C, ...] -> [B, T, ...]; zero for absent tokens."""
         flat = x.transpose(0, 1).flatten(1, 2)
         if self.source is None or self.target is None:
-            return flat[:, :length]
+            return flat[:, : self.length]
         return _move(flat, self.target, self.source)
 
 

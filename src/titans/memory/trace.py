@@ -84,7 +84,7 @@ def trace(
         _, state = NeuralMemory.absorb(memory, piece, state, *flags)
     states = before[0].map(_joined(before))
     found = _trace_chunk(memory, pieces.flatten(0, 1), states, present.flatten(0, 1), begins.flatten(0, 1))
-    return found.map(lambda x: plan.restore(x.unflatten(0, present.shape[:2]), length)), state
+    return found.map(lambda x: plan.restore(x.unflatten(0, present.shape[:2]))), state
 
 
 def _trace_chunk(memory: NeuralMemory, x: Tensor, state: MemoryState, present: Tensor, reset: Tensor) -> MemoryTrace:

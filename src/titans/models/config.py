@@ -1,14 +1,14 @@
 """TitansConfig: everything that decides what a Titans language model is."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from titans.configuration import Configuration
 from titans.memory.config import MemoryConfig
 from titans.parsing import check_types, require
 
 Variant = Literal["mac", "mag", "mal", "lmm", "attention"]
-VARIANTS = ("mac", "mag", "mal", "lmm", "attention")
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,7 +90,7 @@ class Segmentation:
 
     def restore(self, outputs: list[Tensor]) -> Tensor:
         """Outputs [B, W, ...] of each segment -> [B, T, ...]."""
-        return outputs[0] if self.plan is None else self.plan.restore(torch.stack(outputs), self.length)
+        return outputs[0] if self.plan is None else self.plan.restore(torch.stack(outputs))
 
     def open_slots(self, x: Tensor, places: slice = slice(None)) -> Tensor:
         """Slots [B, S, ...] of the last segment, cleared beyond its fill (everywhere if it is complete).

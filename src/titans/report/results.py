@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from statistics import fmean
 
 from titans.errors import TitansError
 from titans.files import read_json, write_json
@@ -145,6 +146,16 @@ class Recall:
             _check_length(f"accuracy.{name}", rows, len(self.depths), "depths")
             for row in rows:
                 _check_length(f"a row of accuracy.{name}", row, len(self.distances), "distances")
+
+    def beyond_window(self, model: str) -> float | None:
+        """The mean share of keys that were further back than the attention sees; None without any."""
+        shares = [
+            share
+            for row in self.accuracy[model]
+            for distance, share in zip(self.distances, row, strict=True)
+            if distance > self.window and share is not None
+        ]
+        return fmean(shares) if shares else None
 
 
 @dataclass(frozen=True, kw_only=True)

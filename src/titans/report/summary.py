@@ -1,7 +1,5 @@
 """The few numbers that a reader should take away, each beside what it is to be compared with."""
 
-from statistics import fmean
-
 from titans.report.results import Distance, Recall, Results, Stream, Training
 
 KeyNumber = tuple[str, str, str]
@@ -66,16 +64,8 @@ def _far_into_document(distance: Distance) -> KeyNumber | None:
 
 
 def _beyond_window(results: Results, recall: Recall) -> KeyNumber | None:
-    shares = {}
-    for name, rows in recall.accuracy.items():
-        far = [
-            cell
-            for row in rows
-            for distance, cell in zip(recall.distances, row, strict=True)
-            if distance > recall.window and cell is not None
-        ]
-        if far:
-            shares[name] = fmean(far)
+    means = {name: recall.beyond_window(name) for name in recall.accuracy}
+    shares = {name: mean for name, mean in means.items() if mean is not None}
     if "titans" not in shares:
         return None
     others = "; ".join(f"{results.label(name)}: {s:.0%}" for name, s in shares.items() if name != "titans")

@@ -19,7 +19,7 @@ the benchmark has tokens of its own, and one model may learn all tasks, and seve
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from titans.tasks.sample import Piece, Sample, joined, stated, unasked
 from titans.tasks.sentences import background, next_end
 
 Mode = Literal["fewshot", "finetuned"]
-MODES: tuple[Mode, ...] = ("fewshot", "finetuned")
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 
 class Babilong:

@@ -11,8 +11,11 @@ import numpy as np
 import torch
 
 from titans.data.batches import IGNORED, Batch, TokenDocument
+from titans.data.tokenizer import ByteTokenizer
 from titans.models.language_model import TitansLM
 from titans.tasks.filler import Filler
+
+encode = ByteTokenizer().encode
 
 QUESTION = "\n#key:"
 NEEDLE = QUESTION + "{key}\n"
@@ -177,11 +180,6 @@ def _cuts(length: int, random: np.random.Generator) -> list[int]:
     while sum(gaps) < length:
         gaps.append(int(np.exp(random.uniform(np.log(_SHORTEST_GAP), np.log(max(length, _SHORTEST_GAP))))))
     return gaps[:-1] if len(gaps) > 2 else [length // 4, length // 2]
-
-
-def encode(text: str) -> np.ndarray:
-    """Bytes of a text as tokens, int64."""
-    return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
 
 
 def _random_key(random: np.random.Generator) -> str:

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from titans.tasks.sample import Piece, Sample, Stretch, stated, unasked
 from titans.tasks.sentences import background, next_end
 
 Kind = Literal["pk", "n", "w", "mk", "mv"]
-KINDS: tuple[Kind, ...] = ("pk", "n", "w", "mk", "mv")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again.\n"
 SEVERAL = 4  # keys of mk, values of mv
 

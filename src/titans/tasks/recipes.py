@@ -38,11 +38,10 @@ _COMPARED_BATCHES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is learned, by what and how."""
+    """What is learned, by what and how; docs/tasks.md has a line for each."""
 
     task: str
     """what it learns, one of `titans.tasks.catalogue.TASKS`"""
-    purpose: str
     config: TitansConfig
     """the model; every variant and baseline takes its sizes from it"""
     settings: TrainConfig
@@ -266,7 +265,6 @@ _REFLECTING = TitansConfig(
 _RECIPES = {
     "needles": Recipe(
         task="needles",
-        purpose="find what was said once in a long text: RULER's pk, n and w at up to 4,096 bytes",
         config=_SMALL,
         settings=TrainConfig(
             steps=5000,
@@ -285,7 +283,6 @@ _RECIPES = {
     ),
     "babilong": Recipe(
         task="babilong",
-        purpose="BABILong's qa1 to qa5 at up to 4,096 pieces of words; bAbI's files in $TITANS_DATA/babi",
         config=_READING,
         settings=TrainConfig(
             steps=6000,
@@ -303,7 +300,6 @@ _RECIPES = {
     ),
     "mqar": Recipe(
         task="mqar",
-        purpose="the values of 8 to 128 keys, many queries: Zoology's task with 1,024 tokens",
         # One block, so that nothing but the memory can recall; two taps show a key to the token after it.
         config=TitansConfig(
             variant="lmm",
@@ -321,7 +317,6 @@ _RECIPES = {
     ),
     "copying": Recipe(
         task="copying",
-        purpose="say 16 tokens among blanks again in their order, in up to 256 tokens",
         config=_RECALLING.replace(
             vocab_size=SelectiveCopying().vocab_size, dim=96, memory=_RECALLING.memory.replace(chunk_size=4)
         ),
@@ -330,28 +325,24 @@ _RECIPES = {
     ),
     "in-context-recall": Recipe(
         task="in-context-recall",
-        purpose="MAD: the value that a key had before, in up to 128 tokens",
         config=_RECALLING.replace(vocab_size=InContextRecall().vocab_size),
         settings=TrainConfig(steps=600, batch_size=32, length=128, learning_rate=3e-3, warmup_steps=50),
         source=_of_one_task(InContextRecall()),
     ),
     "noisy-recall": Recipe(
         task="noisy-recall",
-        purpose="MAD: the same with pairs that mean nothing in between",
         config=_RECALLING.replace(vocab_size=noisy_recall().vocab_size),
         settings=TrainConfig(steps=600, batch_size=32, length=128, learning_rate=3e-3, warmup_steps=50),
         source=_of_one_task(noisy_recall()),
     ),
     "fuzzy-recall": Recipe(
         task="fuzzy-recall",
-        purpose="MAD: keys and values of one to three tokens, in up to 128",
         config=_RECALLING.replace(variant="mag", vocab_size=FuzzyRecall().vocab_size),
         settings=TrainConfig(steps=1500, batch_size=32, length=128, learning_rate=3e-3, warmup_steps=50),
         source=_of_one_task(FuzzyRecall()),
     ),
     "parity": Recipe(
         task="state-tracking",
-        purpose="whether the number of ones so far is odd: words of up to 32 bits",
         # All or nothing: the gate opens past what the guard lets through, and costs something while it is half open.
         config=_REFLECTING.replace(vocab_size=2, memory=_REFLECTING.memory.replace(num_heads=2, max_step=3.0)),
         settings=TrainConfig(steps=500, batch_size=64, length=32, learning_rate=3e-3, gate_penalty=0.01),
@@ -360,7 +351,6 @@ _RECIPES = {
     ),
     "S3": Recipe(
         task="state-tracking",
-        purpose="the product of permutations of three things, each told in two tokens: up to 64 of them",
         config=_REFLECTING.replace(vocab_size=12),
         settings=TrainConfig(steps=2000, batch_size=64, length=128, learning_rate=3e-3),
         source=_s3,

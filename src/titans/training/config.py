@@ -1,17 +1,16 @@
 """TrainConfig: how a model is trained. Importing it does not import torch."""
 
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Literal
 
-from titans.errors import TitansError
-from titans.parsing import check_types, parse, require
+from titans.configuration import Configuration
+from titans.parsing import check_types, require
 
 _MOST_TOKENS = 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Configuration):
     """Settings of one training run."""
 
     steps: int = 1000
@@ -77,26 +76,6 @@ class TrainConfig:
     def for_steps(self, steps: int) -> "TrainConfig":
         """The same in so many steps, with warm-ups that are no longer than they are."""
         warmup = None if self.warmup_steps is None else min(self.warmup_steps, steps)
-        return replace(
-            self, steps=steps, warmup_steps=warmup, penalty_warmup_steps=min(self.penalty_warmup_steps, steps)
+        return self.replace(
+            steps=steps, warmup_steps=warmup, penalty_warmup_steps=min(self.penalty_warmup_steps, steps)
         )
-
-    def to_dict(self) -> dict:
-        """The fields, as JSON holds them."""
-        return asdict(self) | {"betas": list(self.betas)}
-
-    @classmethod
-    def from_dict(cls, values: dict, path: Path | None = None) -> "TrainConfig":
-        """What `to_dict` gave.
-
-        Args:
-            path: the file that holds it, for the messages.
-
-        Raises:
-            TitansError: an unknown field or a value that is not allowed.
-        """
-        try:
-            return parse(values, cls, all_known=True)
-        except ValueError as error:
-            place = "" if path is None else f" in {path}"
-            raise TitansError(f"impossible training settings{place}: {error}") from error

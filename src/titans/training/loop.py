@@ -41,7 +41,7 @@ class TrainResult:
     seconds: float
     """time spent training, over all its resumes"""
     validation: Evaluation | None
-    """the evaluation after the last step; None without held-out text"""
+    """the evaluation after the last step; None without held-out text, and where no step was left to take"""
     checkpoint: Path
 
     def to_dict(self) -> dict:
@@ -122,12 +122,11 @@ class _Run:
 
     def _resume(self) -> None:
         self.state, progressed = load_checkpoint(self.out, self.model, self.optimizer)
-        begun = TrainConfig().to_dict() | progressed.config  # a setting that there was not then had its default
+        begun = TrainConfig.from_dict(progressed.config, self.out)  # a setting that there was not then had its default
         for name, value in self.config.to_dict().items():
-            if begun[name] != value:
-                raise TitansError(
-                    f"{name} is {value}, but {self.out} was begun with {begun[name]}: resume it with its own"
-                )
+            then = getattr(begun, name)
+            if then != value:
+                raise TitansError(f"{name} is {value}, but {self.out} was begun with {then}: resume it with its own")
         try:
             self.source.load_state_dict(progressed.cursor)
             self.meter = Meter.from_dict(progressed.meter)

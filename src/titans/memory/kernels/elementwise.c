@@ -21,7 +21,7 @@ typedef struct {
     real *dx, *dw, *dgate;           /* as x; of each job [jobs, D]; as gate */
 } Call;
 
-/* Vectors of a row, the last one perhaps shorter: BODY(i, V read(p), void write(p, v)) */
+/* Vectors of a row, the last one perhaps shorter: EVERY_VECTOR has READ and WRITE for the one at i. */
 INLINE V read_part(const real *x, long n) {
     V v = {0};
     for (long i = 0; i < n; i++) v[i] = x[i];

@@ -293,7 +293,6 @@ static void forward_row(Work *w, long job) {
         if (call->starts && w->r % call->group == 0)
             memcpy(call->starts + (job * groups + w->r / call->group) * w->state, w->W, w->state * sizeof(real));
         open_round(w);
-        if (!w->any && w->r < call->R - 1) continue;
         if (w->any) {
             real next[MAX_LAYERS];
             if (begins(w)) begin_document(w);
@@ -313,7 +312,6 @@ static void forward_row(Work *w, long job) {
             }
         }
     }
-    w->r = call->R - 1;
     for (long l = 0; l < w->L; l++) {
         long size = w->in[l] * w->out[l];
         save_matrix(w, call->w_end[l] + job * size, w->W + w->offset[l], l, 0);

@@ -105,7 +105,7 @@ def _triton_titans(call: Call) -> tuple[Tensor, MemoryState]:
     y, pending, miss, *layered = results
     weights, *momentum, inputs, errors = by_layer(layered, network.depth)
     empty = torch.arange(plan.unit, device=fill.device) >= fill.unsqueeze(1)  # all, where the last chunk is full
-    return plan.restore(y.transpose(0, 1), length), state.replace(
+    return plan.restore(y.transpose(0, 1)), state.replace(
         position=plan.end,
         known_position=plan.known_end,
         weights=weights,

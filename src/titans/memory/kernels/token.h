@@ -1,8 +1,8 @@
 /* One token of the memory for one row and head, in place: what step.c does between a layer's projections.
 
-   The arithmetic is that of recurrent.py. What is gained here: nothing is allocated per token, and what the guard needs
-   of the open chunk is carried along as sums, so that a token costs O(C) of them and not O(C^2). With `bound` of
-   gates.py, for every token i of the open chunk and each memory layer,
+   The arithmetic is that of recurrent.py. What is gained here: one block of buffers serves all rows and heads, and what
+   the guard needs of the open chunk is carried along as sums, so that a token costs O(C) of them and not O(C^2). With
+   `bound` of gates.py, for every token i of the open chunk and each memory layer,
 
        pushed_t[i]  = sum_{j<=t} E[t, j] theta_j bound[i, j]  = eta_t pushed_{t-1}[i] + theta_t bound[i, t]
        planned_t[i] = sum_{j<=t} write[t, j] bound[i, j]      = keep_t planned_{t-1}[i] + pushed_t[i]
