@@ -100,6 +100,27 @@ def test_who_comes_second_takes_nothing_away_from_the_first(
     assert (folder / "run").exists()
 
 
+def test_a_folder_is_gone_if_its_making_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fcntl, "flock", interrupted)
+    folder = tmp_path / "new"
+    with pytest.raises(KeyboardInterrupt), removed_on_failure(folder, OWN, unless=folder / "done", busy="in use"):
+        pass
+    assert not folder.exists()
+
+
+def test_a_file_that_may_not_be_read_is_said_to_be_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    save_tensors(tmp_path / "file", "model", {"a": torch.zeros(1)}, {})
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(TitansError, match=r"cannot read .*file: Permission denied; check its permissions"):
+        load_tensors(tmp_path / "file", "model")
+
+
 def test_work_that_succeeds_or_is_done_stays(tmp_path: Path) -> None:
     folder = tmp_path / "new"
     with removed_on_failure(folder, OWN, unless=folder / "done", busy="in use"):

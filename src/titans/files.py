@@ -51,7 +51,10 @@ def writing(path: Path) -> Iterator[None]:
     """Says of a failure to write what a person can do about it, as a TitansError."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, TitansError) as failed:
+        error = failed.__cause__ if isinstance(failed, TitansError) else failed  # of a file on the way to this one
+        if not isinstance(error, OSError | SafetensorError):
+            raise
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
             raise TitansError(f"disk full while writing {path}: free some space and run again") from error
         reason = getattr(error, "strerror", None) or error
@@ -105,22 +108,34 @@ def removed_on_failure(folder: Path, names: Sequence[str], *, unless: Path, busy
         return {path for name in names for path in folder.glob(name)}
 
     existed = folder.exists()
-    with locked(folder, busy):
-        before = found()
-        try:
-            yield
-        except BaseException:
-            if unless.exists():
+    try:
+        with locked(folder, busy):
+            before = found()
+            try:
+                yield
+            except BaseException:
+                if not unless.exists():
+                    for path in found() - before:
+                        _remove(path)
+                    if not existed:
+                        _remove_empty(folder)
                 raise
-            for path in found() - before:
-                if path.is_dir() and not path.is_symlink():
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
-            if not existed:
-                with suppress(OSError):  # it is not there, or not empty
-                    folder.rmdir()
-            raise
+    except KeyboardInterrupt:  # perhaps as soon as the folder was made
+        if not existed:
+            _remove_empty(folder)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):  # it is not there, or not empty
+        folder.rmdir()
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -153,6 +168,8 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
         TitansError: the file is missing, unreadable, truncated, foreign, or of another kind.
     """
     path = Path(path)
+    with reading(path):
+        path.open("rb").close()  # which says why, where it cannot be read
     with reading(path), safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if "titans" not in metadata:
@@ -229,7 +246,7 @@ def reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise TitansError(f"cannot read {path}: {error.strerror or error}") from error
+        raise TitansError(f"cannot read {path}: {error.strerror or error}; check its permissions") from error
     except (SafetensorError, ValueError, KeyError, RecursionError) as error:
         raise TitansError(
             f"{path} is damaged, truncated or of another format ({error}): copy or make it again"

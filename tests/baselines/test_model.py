@@ -247,6 +247,9 @@ def test_states_that_do_not_fit_are_refused(model, tmp_path):
     state.map(lambda tensor: tensor if tensor.dtype == torch.int64 else tensor * torch.nan).save(path)
     with pytest.raises(TitansError, match="holds NaN or infinite values"):
         BaselineState.load(path)
+    state.map(lambda tensor: tensor - 9 if tensor.dtype == torch.int64 else tensor).save(path)
+    with pytest.raises(TitansError, match=r"is damaged: position is \[-1"):
+        BaselineState.load(path)
     found = state.tensors()
     found.pop(next(name for name in found if name.startswith("layers.1")))
     save_tensors(path, "baseline state", found, state.config.to_dict())

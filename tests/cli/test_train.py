@@ -14,6 +14,7 @@ from titans.data.batches import DocumentBatches
 from titans.files import locked
 from titans.models import presets
 from titans.models.language_model import TitansLM
+from titans.training import loop
 
 
 def weights(run: Path) -> list[torch.Tensor]:
@@ -245,3 +246,31 @@ def test_an_unknown_key_in_a_checkpoint_is_one_clear_line(tmp_path: Path, text: 
     path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "blue"}))
     assert main(["train", "--resume", str(tmp_path / "run")]) == 2
     assert "colour" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "metrics.jsonl", "run.json", "notes.txt"])
+def test_a_folder_with_anything_in_it_is_left_as_it_is(tmp_path: Path, text: Path, train, name: str, capsys) -> None:
+    own = tmp_path / "run" / name
+    own.parent.mkdir()
+    own.write_text("mine")
+    assert train("run", "--text", text) == 2
+    assert "run already exists; name another folder with --out, or remove it" in capsys.readouterr().err
+    assert [path.name for path in own.parent.iterdir()] == [name]
+    assert own.read_text() == "mine"
+
+
+def test_a_second_ctrl_c_says_which_checkpoint_there_is(
+    tmp_path: Path, text: Path, train, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    save = loop.save_checkpoint
+
+    def interrupted(*arguments) -> None:
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(loop, "save_checkpoint", interrupted)
+    assert train("run", "--text", text) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"titans: interrupted; the last checkpoint is {run}/checkpoint; continue with: titans train --resume {run}"
+    )

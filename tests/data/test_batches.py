@@ -110,6 +110,29 @@ def test_a_restored_cursor_gives_the_same_batches(epochs: int | None, steps: int
             assert torch.equal(getattr(expected, field), getattr(found, field))
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": []},
+        {"rows": [[999, 0], None]},
+        {"rows": [[-1, 0], None]},
+        {"rows": [[1, 30], None]},
+        {"rows": [[1, -1], None]},
+        {"position": -1},
+        {"position": 11},
+        {"epoch": -1},
+    ],
+)
+def test_a_cursor_at_no_place_of_the_text_is_refused(change: dict) -> None:
+    source = DocumentBatches(DOCUMENTS, batch_size=2, length=4)
+    source.next()
+    cursor = source.state_dict()
+    source.load_state_dict(cursor)
+    with pytest.raises(ValueError, match="its place in"):
+        source.load_state_dict(cursor | change)
+    assert source.state_dict() == cursor
+
+
 def test_a_cursor_of_other_text_or_sizes_is_refused() -> None:
     cursor = DocumentBatches(DOCUMENTS, 3, 8, seed=2).state_dict()
     others = [

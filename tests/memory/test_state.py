@@ -53,6 +53,14 @@ def test_a_spoilt_state_is_refused(tmp_path):
         MemoryState.load(tmp_path / "state.safetensors")
 
 
+@pytest.mark.parametrize("position", [-1, -(2**40), 2**62])
+def test_a_position_that_is_no_place_in_a_text_is_refused(tmp_path, position):
+    state = state_of()
+    state.replace(position=torch.tensor([3, position, 3])).save(tmp_path / "state.safetensors")
+    with pytest.raises(TitansError, match=r"state\.safetensors is damaged: position is \[3, .*; copy or make it again"):
+        MemoryState.load(tmp_path / "state.safetensors")
+
+
 def test_a_state_in_an_older_layout_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("titans.memory.state.LAYOUT", 3)
     state_of().save(tmp_path / "state.safetensors")

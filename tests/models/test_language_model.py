@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from titans.errors import NonFiniteError, TitansError
+from titans.files import load_tensors, save_tensors
 from titans.models import LMState, TitansConfig, TitansLM
 from titans.models.arguments import check_tokens
 from titans.models.generation import generate
@@ -201,6 +202,14 @@ def test_state_files_that_do_not_fit(model, new_config, new_model, some_tokens, 
         refused("state is damaged, truncated or of another format", LMState.load, path)
     path.write_text("just text, and not a state")
     refused("state is damaged, truncated or of another format", LMState.load, path)
+    nowhere = state.map(lambda x: x if x.is_floating_point() else torch.full_like(x, -5))
+    nowhere.save(path)
+    refused(r"state is damaged: (.*\.)?position is \[-5, -5\]; copy or make it again", LMState.load, path)
+    state.save(path)
+    tensors, header = load_tensors(path, "model state")
+    lost = next(name for name in tensors if name != "position")
+    save_tensors(path, "model state", {name: x for name, x in tensors.items() if name != lost}, header)
+    refused(f"state is damaged: the state belongs to another model: it differs in {lost}; copy or", LMState.load, path)
     model.save(tmp_path)
     refused("holds a model, not a model state", LMState.load, tmp_path / "model.safetensors")
 

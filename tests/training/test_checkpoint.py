@@ -219,6 +219,8 @@ def test_no_checkpoint_is_one_clear_line(tmp_path: Path, small_model) -> None:
         ({"step": "x"}, "step should be a whole number, not text"),
         ({"colour": 1}, "unknown key colour"),
         ({"config": []}, "config should be an object, not a list"),
+        ({"step": -3}, "step is -3; it must be 0 or more"),
+        ({"metrics_bytes": -1}, "metrics_bytes is -1; it must be 0 or more"),
     ],
 )
 def test_a_damaged_training_json_is_one_clear_line(tmp_path: Path, small_model, change: dict, message: str) -> None:
@@ -235,6 +237,37 @@ def test_a_checkpoint_without_random_generators_is_incomplete(tmp_path: Path, sm
     save_tensors(tmp_path / "checkpoint" / "optimizer.safetensors", "optimizer", {}, {})
     with pytest.raises(TitansError, match=r"optimizer\.safetensors is incomplete"):
         load(tmp_path, small_model)
+
+
+@pytest.mark.parametrize(
+    "state", [torch.zeros(10, dtype=torch.uint8), torch.zeros(5056, dtype=torch.uint8), torch.zeros(5056)]
+)
+def test_a_random_generator_that_cannot_be_is_damage(tmp_path: Path, small_model, state: torch.Tensor) -> None:
+    save(tmp_path, small_model, 1)
+    path = tmp_path / "checkpoint" / "optimizer.safetensors"
+    save_tensors(path, "optimizer", load_tensors(path, "optimizer")[0] | {"random/cpu": state}, {})
+    with pytest.raises(TitansError, match=r"optimizer\.safetensors is damaged: a random generator"):
+        load(tmp_path, small_model)
+
+
+def test_a_checkpoint_without_its_config_is_incomplete(tmp_path: Path, small_model) -> None:
+    save(tmp_path, small_model, 1)
+    (tmp_path / "checkpoint" / "config.json").unlink()
+    with pytest.raises(TitansError, match=r"checkpoint/config\.json is missing: copy the checkpoint again"):
+        find_checkpoint(tmp_path)
+
+
+def test_a_full_disk_is_told_by_the_name_that_the_user_knows(
+    tmp_path: Path, small_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object, **_named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    save(tmp_path, small_model, 1)
+    monkeypatch.setattr("titans.files.save_file", full)
+    with pytest.raises(TitansError, match=f"disk full while writing {tmp_path}/checkpoint: free some space"):
+        save(tmp_path, small_model, 2)
+    assert load(tmp_path, small_model) == (1.0, progressed(1))
 
 
 @pytest.mark.parametrize("call", ["pathlib.Path.mkdir", "pathlib.Path.symlink_to"])

@@ -202,6 +202,14 @@ def test_a_run_is_not_overwritten_and_is_resumed_with_its_own_settings(tmp_path:
     assert finished.steps == 13
 
 
+def test_a_step_beyond_the_last_is_damage(tmp_path: Path, small_model, batches) -> None:
+    train(small_model(), batches(), CONFIG, tmp_path)
+    path = tmp_path / "checkpoint" / "training.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"step": 14}))
+    with pytest.raises(TitansError, match=r"training\.json is damaged: step is 14 of 13"):
+        train(small_model(), batches(), CONFIG, tmp_path, resume=True)
+
+
 def test_a_warm_up_longer_than_the_run_is_refused(tmp_path: Path, small_model, batches) -> None:
     with pytest.raises(ValueError, match="warmup_steps is 5; it must be at most steps"):
         train(small_model(), batches(), replace(CONFIG, steps=4, warmup_steps=5), tmp_path / "run")

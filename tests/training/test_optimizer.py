@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -40,7 +42,9 @@ def test_moments_come_back_exactly(small_model) -> None:
     step(first, optimizer)
     second.load_state_dict(first.state_dict())
     restored = make_optimizer(second, config)
-    load_moments(second, restored, {name: tensor.clone() for name, tensor in moments(first, optimizer).items()})
+    load_moments(
+        Path("a"), second, restored, {name: tensor.clone() for name, tensor in moments(first, optimizer).items()}
+    )
     step(first, optimizer, -0.1)  # of another size and sign, or a step would be the same without the moments
     step(second, restored, -0.1)
     for one, two in zip(first.parameters(), second.parameters(), strict=True):
@@ -52,4 +56,15 @@ def test_moments_of_another_model_are_refused(small_model) -> None:
     optimizer = make_optimizer(model, TrainConfig())
     step(model, optimizer)
     with pytest.raises(TitansError, match="of another model"):
-        load_moments(other, make_optimizer(other, TrainConfig()), moments(model, optimizer))
+        load_moments(Path("a"), other, make_optimizer(other, TrainConfig()), moments(model, optimizer))
+
+
+@pytest.mark.parametrize("kind", ["step", "exp_avg", "exp_avg_sq"])
+def test_a_moment_that_is_missing_is_named(small_model, kind: str) -> None:
+    model = small_model()
+    optimizer = make_optimizer(model, TrainConfig())
+    step(model, optimizer)
+    found = moments(model, optimizer)
+    del found[f"head.weight/{kind}"]
+    with pytest.raises(TitansError, match=f"a is incomplete: it has no head.weight/{kind}; copy it again"):
+        load_moments(Path("a"), model, make_optimizer(model, TrainConfig()), found)

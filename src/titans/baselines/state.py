@@ -11,7 +11,7 @@ from torch import Tensor
 from titans.baselines.config import BaselineConfig
 from titans.errors import TitansError
 from titans.files import load_tensors, save_tensors, spoilt
-from titans.memory.state import TensorTree
+from titans.memory.state import TensorTree, require_places
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class BaselineState(TensorTree):
             raise TitansError(f"{path} is incomplete: it has no tensor {error}") from error
         if spoilt(tensors) is not None:
             raise TitansError(f"{path} holds NaN or infinite values, from which no memory recovers; make it again")
+        require_places(path, tensors)
         return state
 
 

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from tyro.conf import arg
 
+from titans.cli.folder import require_empty
 from titans.cli.imports import import_torch
 from titans.errors import TitansError
 
@@ -41,7 +42,7 @@ def run(
     if not 0 <= seed < 2**63:
         raise TitansError(f"--seed is {seed}; it must be 0 or more, and below 2**63")
     folder = _free_folder() if out is None else out
-    _require_free(folder)
+    require_empty(folder)
 
     import_torch()
 
@@ -51,15 +52,9 @@ def run(
 
     busy = f"{folder} is being used by another process: name another folder with --out"
     with removed_on_failure(folder, OWN_FILES, unless=folder / REPORT_NAME, busy=busy):
-        _require_free(folder)  # another process may have come and gone while torch was imported
+        require_empty(folder)  # another process may have come and gone while torch was imported
         require_writable(folder)
         compare(text, folder, minutes, seed, as_json=json)
-
-
-def _require_free(folder: Path) -> None:
-    """TitansError if there is anything in it, or it is no folder."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise TitansError(f"{folder} already exists; name another folder with --out, or remove it")
 
 
 def _free_folder() -> Path:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 from tyro.conf import Suppress, arg
 
 from titans.cli import corpus
+from titans.cli.folder import require_empty
 from titans.cli.imports import import_torch
 from titans.errors import TitansError
 from titans.training.config import TrainConfig
@@ -49,7 +50,7 @@ def run(
 
     Args:
         text: text file, folder, .gz or - for standard input; the recipe needles reads Python's sources beside it
-        out: folder of the new run: checkpoint, metrics.jsonl
+        out: folder of the new run, a new or an empty one: checkpoint, metrics.jsonl
         recipe: a task to learn, with its own model and settings, unless given: needles, babilong, mqar,
             in-context-recall, noisy-recall, fuzzy-recall, copying, parity or S3; NAME-large on a GPU
         preset: size of the model: tiny, small, 170m, ...
@@ -117,6 +118,7 @@ def _begin(
     corpus.require_outside(out, text)
     own = (corpus.NAME, SPOOLED_NAME, TOKENIZER_NAME, METRICS_NAME, f"{LINK}*", ".*.tmp")
     with removed_on_failure(out, own, unless=out / LINK, busy=_in_use(out)):
+        require_empty(out)
         read = corpus.corpus_of(recipe, text, spool=out)
         sides = corpus.remember(out, text, name, read, settings)
         tokenizer: Tokenizer = ByteTokenizer()
@@ -173,6 +175,7 @@ def _train(
 ) -> "TrainResult":
     from titans.data.batches import BatchSource, DocumentBatches
     from titans.data.pieces import encoded
+    from titans.training.checkpoint import LINK, current
     from titans.training.loop import train
     from titans.training.model import best_device
     from titans.training.progress import Progress
@@ -200,9 +203,10 @@ def _train(
                 resume=resume,
             )
     except KeyboardInterrupt as stop:
-        if str(stop):
-            raise KeyboardInterrupt(f"{stop}; continue with: titans train --resume {shlex.quote(str(out))}") from None
-        raise
+        if current(out) is None:
+            raise
+        said = str(stop) or f"the last checkpoint is {out / LINK}"
+        raise KeyboardInterrupt(f"{said}; continue with: titans train --resume {shlex.quote(str(out))}") from None
 
 
 def _show(result: "TrainResult", as_json: bool) -> None:

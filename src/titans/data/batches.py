@@ -142,10 +142,15 @@ class DocumentBatches:
                 "the text (or the seed, batch size or length) is not the one the checkpoint was made with: restore it, "
                 "or start a new run"
             )
-        self._epoch = state["epoch"]
-        self._position = state["position"]
+        epoch, position, rows = state["epoch"], state["position"], state["rows"]
+        if len(rows) != len(self._rows) or epoch < 0 or not 0 <= position <= len(self._documents):
+            raise ValueError("its place in the text is none")
+        for index, offset in filter(None, rows):
+            if not (0 <= index < len(self._documents) and 0 <= offset < len(self._documents[index])):
+                raise ValueError("its place in a document is none")
+        self._epoch, self._position = epoch, position
         self._order = self._shuffled(self._epoch)
-        self._rows = [(row[0], row[1]) if row else None for row in state["rows"]]
+        self._rows = [(row[0], row[1]) if row else None for row in rows]
 
     def _fill(self, row: int, tokens: np.ndarray, labels: np.ndarray, reset: np.ndarray) -> int:
         """Fills one row's window, each array [T], and returns how many tokens it got."""

@@ -13,6 +13,7 @@ from titans.errors import TitansError
 from titans.files import LAYOUT_KEY, check_layout, load_tensors, save_tensors, spoilt
 
 LAYOUT = 4  # of the tensors in a file; in earlier ones the guard knew other things
+_FARTHEST = 2**62  # no text is as long
 _KNOWN, _OWNED = "known_position", "owned"  # fields that say something of the tensors
 
 
@@ -186,7 +187,15 @@ class MemoryState(TensorTree):
             raise TitansError(f"{path} is incomplete: it has no tensor {error}") from error
         if (name := spoilt(tensors)) is not None:
             raise TitansError(f"{path} is spoilt: {name} holds NaN or infinite values; go on from an earlier state")
+        require_places(path, tensors)
         return cls(**single, **groups)  # pyright: ignore[reportArgumentType]
+
+
+def require_places(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """TitansError if a position in a file is no place in a text: compiled code would look there."""
+    for name, tensor in tensors.items():
+        if name.rpartition(".")[2] == "position" and not bool(((tensor >= 0) & (tensor < _FARTHEST)).all()):
+            raise TitansError(f"{path} is damaged: {name} is {tensor.tolist()}; copy or make it again")
 
 
 def _map(node: Any, change: Callable[[Tensor], Tensor], *, known: bool = False, owned: bool = False) -> Any:

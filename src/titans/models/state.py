@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from titans.errors import TitansError
 from titans.files import LAYOUT_KEY, check_layout, load_tensors, save_tensors, spoilt
-from titans.memory.state import MemoryState, TensorTree
+from titans.memory.state import MemoryState, TensorTree, require_places
 from titans.models.config import TitansConfig
 
 if TYPE_CHECKING:
@@ -105,9 +105,13 @@ class LMState(TensorTree):
             raise TitansError(f"{path} belongs to a model with other weights; load it with the model that made it")
         if spoilt(tensors) is not None:
             raise TitansError(f"{path} holds NaN or infinite values, from which no memory recovers; make it again")
+        require_places(path, tensors)
         from titans.models.language_model import empty_state  # the model knows the shape of its own state
 
-        return empty_state(config).with_tensors(tensors)
+        try:
+            return empty_state(config).with_tensors(tensors)
+        except TitansError as error:
+            raise TitansError(f"{path} is damaged: {error}; copy or make it again") from error
 
 
 def fingerprint(model: nn.Module) -> str:

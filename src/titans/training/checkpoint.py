@@ -27,7 +27,7 @@ from titans.data.pieces import TOKENIZER_NAME, tokenizer_of
 from titans.data.tokenizer import Tokenizer
 from titans.errors import TitansError
 from titans.files import load_tensors, read_json, reading, save_tensors, spoilt, write_json, writing
-from titans.parsing import parse
+from titans.parsing import parse, require
 from titans.training.config import TrainConfig
 from titans.training.model import CarriedState, StatefulModel, device_of
 from titans.training.optimizer import load_moments, moments
@@ -55,6 +55,10 @@ class Progressed:
     carried: bool = False
     """whether there is a state.safetensors (`save_checkpoint` fills it in)"""
 
+    def __post_init__(self) -> None:
+        for name in ("step", "metrics_bytes"):
+            require(self, name, getattr(self, name) >= 0, "0 or more")
+
 
 def find_checkpoint(folder: str | Path) -> Path:
     """The folder of the model in `folder`, which is a run or already the folder of a model.
@@ -65,9 +69,12 @@ def find_checkpoint(folder: str | Path) -> Path:
     folder = Path(folder)
     if not folder.exists():
         raise TitansError(f"{folder} does not exist: name the folder of a run or of a saved model")
-    for candidate in (current(folder), folder):
+    there = current(folder)
+    for candidate in (there, folder):
         if candidate is not None and (candidate / "config.json").exists():
             return candidate
+    if there is not None:
+        raise TitansError(f"{there / 'config.json'} is missing: copy the checkpoint again, as a whole")
     raise TitansError(f"{folder} holds no checkpoint: name the folder of a saved model or of a run that saved one")
 
 
@@ -142,10 +149,10 @@ def load_checkpoint(run: Path, model: StatefulModel, optimizer: AdamW) -> tuple[
     tensors, _ = load_tensors(path, "optimizer")
     if "random/cpu" not in tensors:
         raise TitansError(f"{path} is incomplete: it has no tensor random/cpu; copy it again")
-    _set_random_state({name: tensors.pop(name) for name in list(tensors) if name.startswith("random/")})
+    _set_random_state(path, {name: tensors.pop(name) for name in list(tensors) if name.startswith("random/")})
     if spoilt(tensors) is not None:
         raise TitansError(f"{path} holds NaN or infinite values: copy it again, or start a new run")
-    load_moments(model, optimizer, tensors)
+    load_moments(path, model, optimizer, tensors)
     state = folder / "state.safetensors"
     if not state.exists():
         if progressed.carried:
@@ -216,10 +223,13 @@ def _random_state() -> dict[str, Tensor]:
     return states
 
 
-def _set_random_state(states: dict[str, Tensor]) -> None:
-    torch.set_rng_state(states["random/cpu"])
-    if "random/cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["random/cuda"])
+def _set_random_state(path: Path, states: dict[str, Tensor]) -> None:
+    try:
+        torch.set_rng_state(states["random/cpu"])
+        if "random/cuda" in states and torch.cuda.is_available():
+            torch.cuda.set_rng_state(states["random/cuda"])
+    except (RuntimeError, TypeError) as error:
+        raise TitansError(f"{path} is damaged: a random generator has no such state; copy it again") from error
 
 
 def _make_room(run: Path) -> None:

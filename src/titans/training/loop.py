@@ -133,6 +133,9 @@ class _Run:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             path = find_checkpoint(self.out) / "training.json"
             raise TitansError(f"{path} is damaged or of another task ({error}): start a new run") from error
+        if progressed.step > self.config.steps:
+            path = find_checkpoint(self.out) / "training.json"
+            raise TitansError(f"{path} is damaged: step is {progressed.step} of {self.config.steps}; copy it again")
         self.metrics = MetricsFile(self.out, progressed.metrics_bytes)
         self.step = progressed.step
 

@@ -1,6 +1,7 @@
 """AdamW with weight decay on matrices only, and its moments as named tensors."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from torch import Tensor
 from torch.optim import AdamW
@@ -8,6 +9,8 @@ from torch.optim import AdamW
 from titans.errors import TitansError
 from titans.training.config import TrainConfig
 from titans.training.model import StatefulModel
+
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 
 
 def make_optimizer(model: StatefulModel, config: TrainConfig) -> AdamW:
@@ -35,16 +38,23 @@ def moments(model: StatefulModel, optimizer: AdamW) -> dict[str, Tensor]:
     }
 
 
-def load_moments(model: StatefulModel, optimizer: AdamW, tensors: Mapping[str, Tensor]) -> None:
+def load_moments(path: Path, model: StatefulModel, optimizer: AdamW, tensors: Mapping[str, Tensor]) -> None:
     """Puts back what `moments` gave.
 
+    Args:
+        path: the file that they are from, for the messages.
+
     Raises:
-        TitansError: a tensor of another model.
+        TitansError: a tensor of another model, or one is missing.
     """
     parameters = dict(model.named_parameters())
     for key, tensor in tensors.items():
         name, _, kind = key.rpartition("/")
         parameter = parameters.get(name)
         if parameter is None or (kind != "step" and parameter.shape != tensor.shape):
-            raise TitansError(f"the optimiser's {key} does not fit the model: the checkpoint is of another model")
+            raise TitansError(f"{path} is of another model: {key} does not fit; copy the checkpoint again, as a whole")
         optimizer.state[parameter][kind] = tensor.to(parameter.device)
+    for name, parameter in parameters.items():
+        missing = _MOMENTS - optimizer.state.get(parameter, {}).keys()
+        if parameter.requires_grad and len(missing) < len(_MOMENTS) and missing:
+            raise TitansError(f"{path} is incomplete: it has no {name}/{min(missing)}; copy it again")

@@ -221,6 +221,18 @@ def test_the_compiler_is_a_command(compiler, recompile, tmp_path, monkeypatch):
     assert isinstance(recompile(), ctypes.CDLL)
 
 
+def test_the_compiler_does_not_hear_a_ctrl_c_in_the_terminal(recompile, tmp_path, monkeypatch):
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\ncut -d " " -f 6 /proc/$$/stat >> {tmp_path}/sessions\nexec cc "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", str(compiler))
+    recompile()
+    sessions = (tmp_path / "sessions").read_text().split()
+    assert len(sessions) >= 2
+    assert str(os.getsid(0)) not in sessions
+
+
 def test_further_options_are_taken_and_named_where_they_cannot_be(recompile, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("CFLAGS", "-DREAL=no_such_type")  # comes last, so it counts

@@ -189,7 +189,7 @@ def _words(variable: str) -> list[str]:
 
 def _identity(compiler: list[str], command: tuple[str, ...]) -> bytes:
     """What the result depends on: source, compiler, flags and processor (code for one may not run on another)."""
-    version = subprocess.run([*compiler, "--version"], capture_output=True, check=False).stdout
+    version = subprocess.run([*compiler, "--version"], capture_output=True, check=False, start_new_session=True).stdout
     return b"\0".join(
         [
             *(path.read_bytes() for path in sorted(_FOLDER.glob("*.[ch]"))),
@@ -251,7 +251,10 @@ def _compile(command: tuple[str, ...], path: Path) -> None:
     _log.info("compiling %s for this machine", command[-1])
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         result = Path(folder) / path.name
-        done = subprocess.run([*command, "-o", result, "-lm"], capture_output=True, text=True, check=False)
+        # In a session of its own it does not hear a Ctrl-C, which a training hears when its step is done.
+        done = subprocess.run(
+            [*command, "-o", result, "-lm"], capture_output=True, text=True, check=False, start_new_session=True
+        )
         if done.returncode:
             words = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip()[-200:])
             raise BuildError(f"{' '.join(command)} failed: {words or f'exit code {done.returncode}'}")
