@@ -46,21 +46,26 @@ def write_atomically(path: str | Path, write: Callable[[Path], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+class _UnwrittenError(TitansError):
+    """A file could not be written; what is written around it says so of itself."""
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Says of a failure to write what a person can do about it, as a TitansError."""
+    """Says of a failure to write what a person can do about it, as a TitansError.
+
+    Of one within another the outer path is named, which is the one that a person knows.
+    """
     try:
         yield
-    except (OSError, SafetensorError, TitansError) as failed:
-        error = failed.__cause__ if isinstance(failed, TitansError) else failed  # of a file on the way to this one
-        if not isinstance(error, OSError | SafetensorError):
-            raise
+    except (OSError, SafetensorError, _UnwrittenError) as failed:
+        error = failed.__cause__ if isinstance(failed, _UnwrittenError) else failed
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
-            raise TitansError(f"disk full while writing {path}: free some space and run again") from error
+            raise _UnwrittenError(f"disk full while writing {path}: free some space and run again") from error
         reason = getattr(error, "strerror", None) or error
         if isinstance(error, FileExistsError | NotADirectoryError):
             reason = "something on the way to it is a file"
-        raise TitansError(f"cannot write {path}: {reason}; choose another folder") from error
+        raise _UnwrittenError(f"cannot write {path}: {reason}; choose another folder") from error
 
 
 def require_replaceable(path: Path) -> None:
