@@ -121,7 +121,7 @@ def removed_on_failure(folder: Path, names: Sequence[str], *, unless: Path, busy
             except BaseException:
                 if not unless.exists():
                     for path in found() - before:
-                        _remove(path)
+                        remove(path)
                     if not existed:
                         _remove_empty(folder)
                 raise
@@ -131,7 +131,8 @@ def removed_on_failure(folder: Path, names: Sequence[str], *, unless: Path, busy
         raise
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Removes a file, a folder with all that is in it, or a link and not what it points to."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -173,9 +174,8 @@ def load_tensors(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict]:
         TitansError: the file is missing, unreadable, truncated, foreign, or of another kind.
     """
     path = Path(path)
-    with reading(path):
-        path.open("rb").close()  # which says why, where it cannot be read
-    with reading(path), safe_open(path, framework="pt") as file:
+    # Opened by Python first, which says why, where it cannot be read.
+    with reading(path), path.open("rb"), safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if "titans" not in metadata:
             raise TitansError(f"{path} was not written by titans; it cannot be loaded as a {kind}: name another file")

@@ -136,6 +136,7 @@ class DocumentBatches:
 
         Raises:
             TitansError: the documents, the seed or a size differ from those the cursor was made with.
+            ValueError: it is at no place of them.
         """
         if state["documents"] != self._fingerprint():
             raise TitansError(

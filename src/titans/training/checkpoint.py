@@ -26,7 +26,7 @@ from torch.optim import AdamW
 from titans.data.pieces import TOKENIZER_NAME, tokenizer_of
 from titans.data.tokenizer import Tokenizer
 from titans.errors import TitansError
-from titans.files import load_tensors, read_json, reading, save_tensors, spoilt, write_json, writing
+from titans.files import load_tensors, read_json, reading, remove, save_tensors, spoilt, write_json, writing
 from titans.parsing import parse, require
 from titans.training.config import TrainConfig
 from titans.training.model import CarriedState, StatefulModel, device_of
@@ -236,10 +236,7 @@ def _make_room(run: Path) -> None:
     """Makes the run's folder, and removes what a killed process left in it."""
     run.mkdir(parents=True, exist_ok=True)
     for leftover in run.glob(f".{LINK}*.tmp"):
-        if leftover.is_dir() and not leftover.is_symlink():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink()
+        remove(leftover)
 
 
 def _point_link(run: Path, name: str) -> None:

@@ -122,7 +122,8 @@ class _Run:
 
     def _resume(self) -> None:
         self.state, progressed = load_checkpoint(self.out, self.model, self.optimizer)
-        begun = TrainConfig.from_dict(progressed.config, self.out)  # a setting that there was not then had its default
+        path = find_checkpoint(self.out) / "training.json"
+        begun = TrainConfig.from_dict(progressed.config, path)  # a setting that there was not then had its default
         for name, value in self.config.to_dict().items():
             then = getattr(begun, name)
             if then != value:
@@ -131,10 +132,8 @@ class _Run:
             self.source.load_state_dict(progressed.cursor)
             self.meter = Meter.from_dict(progressed.meter)
         except (KeyError, IndexError, TypeError, ValueError) as error:
-            path = find_checkpoint(self.out) / "training.json"
             raise TitansError(f"{path} is damaged or of another task ({error}): start a new run") from error
         if progressed.step > self.config.steps:
-            path = find_checkpoint(self.out) / "training.json"
             raise TitansError(f"{path} is damaged: step is {progressed.step} of {self.config.steps}; copy it again")
         self.metrics = MetricsFile(self.out, progressed.metrics_bytes)
         self.step = progressed.step
