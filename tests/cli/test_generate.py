@@ -168,11 +168,11 @@ def test_a_memory_of_several_texts_is_refused(run: Path, capsys) -> None:
     ("options", "message"),
     [
         (["--prompt", "x", "--save-state", "."], "cannot write .: it is not a regular file; name another"),
-        (["--prompt", "x", "--seed", "-1"], "seed is -1"),
-        (["--prompt", "x", "--temperature", "1e-300"], "temperature is 1e-300"),
+        (["--prompt", "x", "--seed", "-1"], "--seed is -1; it must be"),
+        (["--prompt", "x", "--temperature", "1e-300"], "--temperature is 1e-300; it must be"),
         (["--prompt", ""], "--prompt is empty"),
         (["--prompt", "x", "--state", "nowhere.memory"], "nowhere.memory does not exist"),
-        (["--prompt", "x", "--temperature", "-1"], "temperature"),
+        (["--prompt", "x", "--temperature", "-1"], "--temperature is -1.0"),
     ],
 )
 def test_mistakes_are_one_clear_line(run: Path, options: list[str], message: str, capsys) -> None:
@@ -186,8 +186,8 @@ def test_mistakes_are_one_clear_line(run: Path, options: list[str], message: str
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--top-p", "0"], "top_p is 0.0"),
-        (["--max-new-tokens", "0"], "max_new_tokens is 0"),
+        (["--top-p", "0"], "--top-p is 0.0"),
+        (["--max-new-tokens", "0"], "--max-new-tokens is 0"),
         (["--save-state", "{file}/x.memory"], "cannot write"),
         (["--save-state", os.devnull], "cannot write /dev/null: it is not a regular file"),
     ],

@@ -73,7 +73,7 @@ def _run(arguments: list[str]) -> int:
         if os.environ.get("TITANS_TRACEBACK"):
             raise
         if isinstance(error, TitansError) or _is_ours(error):
-            print(f"titans: error: {_as_typed(str(error))}", file=sys.stderr)
+            print(f"titans: error: {_as_typed(str(error), arguments)}", file=sys.stderr)
             return 2
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             _leave_standard_output()
@@ -235,11 +235,13 @@ def _is_ours(error: Exception) -> bool:
     return isinstance(error, ValueError) and raised_in.startswith("titans.")
 
 
-def _as_typed(complaint: str) -> str:
-    """Names a field as the option that it is: --batch-size for TrainConfig.batch_size."""
+def _as_typed(complaint: str, options: list[str]) -> str:
+    """Names a setting as the option that it is: --batch-size for TrainConfig.batch_size, --top-k for top_k."""
     import re
 
-    return re.sub(r"^(?:TrainConfig|MQAR)\.(\w+)", lambda found: "--" + found[1].replace("_", "-"), complaint)
+    typed = "|".join(map(re.escape, _typed(options)))
+    names = rf"^(?:(?:TrainConfig|MQAR)\.(\w+)|({typed})(?= is ))"
+    return re.sub(names, lambda found: "--" + (found[1] or found[2]).replace("_", "-"), complaint)
 
 
 def _unexpected(error: Exception) -> str:
