@@ -7,6 +7,7 @@ from the state and empties it into the next one, so that earlier states stay as 
 import inspect
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
@@ -14,6 +15,8 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, Li
 from titans.baselines.architectures import build
 from titans.baselines.config import BaselineConfig
 from titans.baselines.state import AttentionState, BaselineState, RecurrentState
+
+EPSILON = 1e-6  # of the norms of transformers' models
 
 
 class Backbone(nn.Module):
@@ -23,6 +26,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.config = config
         self.model = build(config)
+        self.embedding_norm = nn.RMSNorm(config.dim, eps=EPSILON)  # as in ours: else the first block drowns the token
         # One cache, called differently from model to model before transformers 5.24.
         names = inspect.signature(self.model.forward).parameters.keys()
         (self.cache_name,) = names & {"cache", "past_key_values", "cache_params"}
@@ -44,9 +48,12 @@ class Backbone(nn.Module):
                 pieces = tokens.split(1, dim=1)
         options = {self.cache_name: cache, **self._options(tokens)}
         with _spared(cache):
-            outputs = [self.model(input_ids=piece, **options).last_hidden_state for piece in pieces]
+            outputs = [self.model(inputs_embeds=self._embedded(piece), **options).last_hidden_state for piece in pieces]
         layers = tuple(_emptied(layer) for layer in cache.layers)
         return torch.cat(outputs, dim=1), BaselineState(position + tokens.shape[1], layers, self.config)
+
+    def _embedded(self, tokens: Tensor) -> Tensor:
+        return self.embedding_norm(F.embedding(tokens, self.embedding))
 
     def _options(self, tokens: Tensor) -> dict:
         if self.config.name not in ("gated-delta", "gated-delta-neg"):
