@@ -4,7 +4,9 @@ One block with one memory, of one head where no more are named, everything else 
 to 128 pairs mixed. Their width decides how many numbers a memory's state has, so that a deep memory stands beside
 matrices of as many numbers and of equal width. Two matrices are wider than their model, and so beside a deep memory of
 as many numbers in a model of the same width; two memories are several matrices of the model's width, in heads of their
-own. A vector memory, of heads one number wide as an LSTM's cells are, has as many numbers as channels.
+own. A vector memory has heads one number wide, as an LSTM's cells are: a key of one number is a sign, so that what
+each cell keeps is decided by its gates. What is read from all cells is normalised together; alone, a number would leave
+nothing but its sign.
 
 Each is trained at every rate; the table has the rate at which it is best on average over the seeds. What is done is
 kept: the same command goes on where it was interrupted, and more seeds, rates or memories can be added.
@@ -13,6 +15,7 @@ kept: the same command goes on where it was interrupted, and more seeds, rates o
 """
 
 import argparse
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from operator import itemgetter
@@ -24,10 +27,12 @@ import torch
 from gain_summary import markdown_table
 from long_context_page import percent
 from records import Records, in_processes
+from torch import Tensor
 
 from titans.data.tokenizer import ByteTokenizer
 from titans.memory.config import MemoryConfig
 from titans.memory.layer import NeuralMemory
+from titans.memory.norm import RMSNorm
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 from titans.report.style import add_legend, line_styles, new_panel, save_svg, styled
@@ -63,9 +68,21 @@ class Memory:
         )
         return base.replace(dim=self.dim, memory=memory)
 
+    @property
+    def is_vector(self) -> bool:
+        return self.head_dim == 1
+
+    def build(self) -> TitansLM:
+        """A new model."""
+        model = TitansLM(self.config)
+        if self.is_vector:
+            for memory in memories_of(model):
+                memory.output_norm = OverAllCells(self.heads, eps=memory.output_norm.eps)
+        return model
+
     def __str__(self) -> str:
-        if self.heads == self.dim:
-            return f"vector, width {self.dim}"
+        if self.is_vector:
+            return f"vector of {self.heads}, width {self.dim}"
         kind = f"depth {self.depth} ({self.expansion}x)"
         if self.depth == 1:
             kind = "matrix" if self.heads == 1 else f"{self.heads} matrices"
@@ -73,12 +90,21 @@ class Memory:
         return f"{kind}{own}, width {self.dim}"
 
 
+class OverAllCells(RMSNorm):
+    """What a vector memory's heads are normalised by: all of them."""
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        flat = None if gate is None else gate.flatten(-2)
+        return super().forward(x.flatten(-2), flat).unflatten(-1, x.shape[-2:])
+
+
 # A matrix beside deep memories of as many numbers (1,024, 2,048 and 8,192, to within 4 %), some of them as wide as
 # another matrix.
 MEMORIES = {
     str(memory): memory
     for memory in (
-        Memory(32, heads=32),
+        Memory(32, heads=32, head_dim=1),
+        Memory(32, heads=128, head_dim=1),
         Memory(32),
         Memory(23, depth=2),
         Memory(45),
@@ -104,11 +130,11 @@ class Job:
     seed: int
 
 
-def trained(source: Source, config: TitansConfig, settings: TrainConfig) -> tuple[TitansLM, float]:
+def trained(source: Source, build: Callable[[], TitansLM], settings: TrainConfig) -> tuple[TitansLM, float]:
     """A new model after training on a recipe's own samples, on one thread, and how many seconds that took."""
     torch.set_num_threads(1)
     torch.manual_seed(settings.seed)
-    model = TitansLM(config)
+    model = build()
     with TemporaryDirectory() as folder:
         result = train(model, source((), settings, ByteTokenizer()), settings, Path(folder))
     return model, round(result.seconds, 1)
@@ -116,12 +142,12 @@ def trained(source: Source, config: TitansConfig, settings: TrainConfig) -> tupl
 
 def measure(job: Job, steps: int) -> dict:
     """Trains one model and asks it; in a process of its own."""
-    found, config = recipe("mqar"), MEMORIES[job.memory].config
+    found, memory = recipe("mqar"), MEMORIES[job.memory]
     settings = replace(found.settings.for_steps(steps), learning_rate=job.rate, seed=job.seed)
-    model, seconds = trained(found.source, config, settings)
+    model, seconds = trained(found.source, memory.build, settings)
     right = {
         str(pairs): score(
-            model, MQAR(vocab_size=config.vocab_size, num_pairs=pairs), settings.length, SAMPLES, seed=EVAL_SEED
+            model, MQAR(vocab_size=memory.config.vocab_size, num_pairs=pairs), settings.length, SAMPLES, seed=EVAL_SEED
         ).tokens_right
         for pairs in MQAR_PAIRS
     }
@@ -131,8 +157,12 @@ def measure(job: Job, steps: int) -> dict:
 
 def state_size(model: TitansLM) -> int:
     """Numbers that the weights of its memories have."""
-    memories = [module for module in model.modules() if isinstance(module, NeuralMemory)]
-    return sum(weight.numel() for memory in memories for weight in memory.initial_weights)
+    return sum(weight.numel() for memory in memories_of(model) for weight in memory.initial_weights)
+
+
+def memories_of(model: TitansLM) -> list[NeuralMemory]:
+    """All memories of a model."""
+    return [module for module in model.modules() if isinstance(module, NeuralMemory)]
 
 
 def best(runs: list[dict]) -> list[dict]:

@@ -9,6 +9,7 @@ it was interrupted, and more seeds or changes can be added.
 
 import argparse
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from capacity import trained
@@ -17,6 +18,7 @@ from long_context_page import percent
 from records import Records
 
 from titans.memory.config import MemoryConfig
+from titans.models.language_model import TitansLM
 from titans.tasks.recipes import recipe
 from titans.tasks.score import score
 from titans.tasks.state_tracking import parity
@@ -46,7 +48,7 @@ def measure(change: str, seed: int) -> dict:
     penalty = changed.pop("gate_penalty", base.settings.gate_penalty)
     settings = replace(base.settings, seed=seed, gate_penalty=penalty)
     config = base.config.replace(memory=base.config.memory.replace(**changed))
-    model, seconds = trained(base.source, config, settings)
+    model, seconds = trained(base.source, partial(TitansLM, config), settings)
     asked = {length: score(model, parity(), length, SAMPLES, seed=EVAL_SEED, batch_size=SAMPLES) for length in LENGTHS}
     return {
         "change": change,
