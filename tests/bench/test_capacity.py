@@ -1,4 +1,4 @@
-"""A memory's rate is chosen by the seeds that all its rates have."""
+"""A memory's rate is chosen by the seeds that all its rates have; a vector says what its cells hold."""
 
 import torch
 from capacity import MEMORIES, best, memories_of, state_size
