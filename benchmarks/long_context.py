@@ -49,6 +49,8 @@ LABELS = {
     "llama-swa": "Llama, sliding window",
     "mamba": "Mamba",
     "mamba2": "Mamba-2",
+    "delta": "DeltaNet",
+    "delta-neg": "DeltaNet, steps up to 2",
     "gated-delta": "Gated DeltaNet",
     "gated-delta-neg": "Gated DeltaNet, steps up to 2",
     "hybrid": "hybrid",

@@ -32,7 +32,7 @@ def tokens(rows=2, length=70):
 
 
 @pytest.mark.parametrize("dim", [32, 256])
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "gated-delta-neg"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("delta", "delta-neg", "gated-delta-neg")])
 def test_weights_suit_the_width(name, dim):
     torch.manual_seed(0)
     model = BaselineLM(BaselineConfig(name=name, dim=dim, num_layers=2, num_heads=2))
@@ -187,9 +187,22 @@ def test_impossible_settings(settings, words):
         BaselineConfig(**settings)
 
 
-def test_with_steps_up_to_two_every_block_is_recurrent():
-    backbone = BaselineLM(BaselineConfig(name="gated-delta-neg", dim=32, num_layers=4, num_heads=2)).backbone.model
-    assert all(layer.linear_attn.allow_neg_eigval for layer in backbone.layers)  # pyright: ignore
+@pytest.mark.parametrize(("name", "negative"), [("delta", False), ("delta-neg", True), ("gated-delta-neg", True)])
+def test_with_the_delta_rule_alone_every_block_is_recurrent(name, negative):
+    backbone = BaselineLM(BaselineConfig(name=name, dim=32, num_layers=4, num_heads=2)).backbone.model
+    assert all(layer.linear_attn.allow_neg_eigval == negative for layer in backbone.layers)  # pyright: ignore
+
+
+@pytest.mark.parametrize(("name", "forgets"), [("delta", False), ("delta-neg", False), ("gated-delta-neg", True)])
+def test_what_is_not_written_over_is_forgotten_by_gates_alone(name, forgets):
+    model = BaselineLM(BaselineConfig(name=name, dim=32, num_layers=1, num_heads=2)).eval()
+    layer = model.backbone.model.layers[0].linear_attn  # pyright: ignore
+    with torch.no_grad():
+        _, written = model(tokens())
+        layer.b_proj.register_forward_hook(lambda _layer, _given, out: torch.full_like(out, -torch.inf))  # no step
+        _, later = model(tokens(), written)
+    before, after = (state.layers[0].memory.norm() for state in (written, later))
+    assert (after < 0.9 * before) if forgets else torch.equal(before, after)
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,12 @@ from transformers import (
     Qwen3NextConfig,
     Qwen3NextModel,
 )
+from transformers.models.olmo_hybrid.modeling_olmo_hybrid import OlmoHybridGatedDeltaNet
 from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
 
 from titans.baselines.config import BaselineConfig
 
+NEVER = -1e4  # the logarithm of how much a layer forgets: its exponential is exactly 0
 CHUNK_SIZE, HEAD_DIM = 64, 64  # of Mamba-2; gated delta has chunks as long
 
 
@@ -43,8 +45,8 @@ def build(config: BaselineConfig) -> nn.Module:
             return _mamba(config)
         case "mamba2":
             return _mamba2(config)
-        case "gated-delta-neg":
-            return _negative_delta(config)
+        case "delta" | "delta-neg" | "gated-delta-neg":
+            return _delta_alone(config)
         case _:
             return _begun(_gated_delta(config))
 
@@ -102,12 +104,24 @@ def _gated_delta(config: BaselineConfig) -> Qwen3NextModel:
     return Qwen3NextModel(settings)
 
 
-def _negative_delta(config: BaselineConfig) -> OlmoHybridModel:
-    """OLMo Hybrid without its attention: steps up to 2, so that a step may turn a key's value round."""
-    layers = ["linear_attention"] * config.num_layers
-    return OlmoHybridModel(
-        _DeltaAlone(**_sizes(config), **_attention(config), **_delta_heads(config), layer_types=layers)
+def _delta_alone(config: BaselineConfig) -> OlmoHybridModel:
+    """OLMo Hybrid without its attention: steps up to 2 turn a key's value round, and it need not forget."""
+    model = OlmoHybridModel(
+        _DeltaAlone(
+            **_sizes(config),
+            **_attention(config),
+            **_delta_heads(config),
+            linear_allow_neg_eigval=config.name.endswith("neg"),
+            layer_types=["linear_attention"] * config.num_layers,
+        )
     )
+    if not config.name.startswith("gated"):
+        for module in model.modules():
+            if isinstance(module, OlmoHybridGatedDeltaNet):
+                never = torch.full_like(module.A_log, NEVER)
+                del module.A_log
+                module.register_buffer("A_log", never)
+    return model
 
 
 class _DeltaAlone(OlmoHybridConfig):

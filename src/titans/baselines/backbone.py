@@ -56,7 +56,7 @@ class Backbone(nn.Module):
         return self.embedding_norm(F.embedding(tokens, self.embedding))
 
     def _options(self, tokens: Tensor) -> dict:
-        if self.config.name not in ("gated-delta", "gated-delta-neg"):
+        if "delta" not in self.config.name:
             return {}
         # transformers asks the cache for the length that attention has seen, and here nothing attends.
         masks = {"full_attention": None, "linear_attention": None}

@@ -6,7 +6,9 @@ from typing import Literal, get_args
 from titans.configuration import Configuration
 from titans.parsing import check_types, require
 
-Name = Literal["llama", "llama-swa", "mamba", "mamba2", "gated-delta", "gated-delta-neg", "hybrid"]
+Name = Literal[
+    "llama", "llama-swa", "mamba", "mamba2", "delta", "delta-neg", "gated-delta", "gated-delta-neg", "hybrid"
+]
 NAMES: tuple[Name, ...] = get_args(Name)
 
 
@@ -18,8 +20,10 @@ class BaselineConfig(Configuration):
     llama-swa        the same with a sliding window (Mistral, arXiv 2310.06825)
     mamba            selective state space (arXiv 2312.00752)
     mamba2           the same as structured attention (arXiv 2405.21060)
+    delta            delta rule (DeltaNet, arXiv 2406.06484)
+    delta-neg        the same with steps up to 2, whose eigenvalues may be negative (arXiv 2411.12537)
     gated-delta      delta rule with forgetting (Gated DeltaNet, arXiv 2412.06464)
-    gated-delta-neg  the same with steps up to 2, whose eigenvalues may be negative (arXiv 2411.12537)
+    gated-delta-neg  the same with steps up to 2
     hybrid           three layers of gated delta, then one of full attention (Qwen3-Next)
     """
 

@@ -55,8 +55,8 @@ def run(
             in-context-recall, noisy-recall, fuzzy-recall, copying, parity or S3; NAME-large on a GPU
         preset: size of the model: tiny, small, 170m, ...
         variant: memory as context (mac), as gate (mag), as layer (mal), alone (lmm), or attention without a memory
-        baseline: another model instead, of as many parameters as the recipe's: llama, llama-swa, mamba, mamba2,
-            gated-delta, gated-delta-neg or hybrid; needs pip install 'titans[hf]'
+        baseline: another model instead, of as many parameters as the recipe's: llama, llama-swa, mamba, mamba2, delta,
+            delta-neg, gated-delta, gated-delta-neg or hybrid; needs pip install 'titans[hf]'
         resume: folder of a run to go on with, with its own text, recipe and settings
         json: print the result as JSON
         settings: how to train
