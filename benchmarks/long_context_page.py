@@ -44,6 +44,8 @@ STYLES = {
     "Llama, sliding window": LineStyle(ORANGE, "--", "v"),
     "Mamba": LineStyle(MUTED, "--", "<"),
     "Mamba-2": LineStyle(MUTED, "--", ">"),
+    "DeltaNet": LineStyle(PURPLE, "--", "h"),
+    "DeltaNet, steps up to 2": LineStyle(BLUE, "--", "h"),
     "Gated DeltaNet": LineStyle(INK, "--", "X"),
     "Gated DeltaNet, steps up to 2": LineStyle(GREEN, "--", "X"),
     "hybrid": LineStyle(LIGHT_ORANGE, "--", "d"),
