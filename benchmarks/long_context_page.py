@@ -32,6 +32,7 @@ from titans.report.style import (
 
 PAGE, PICTURE = "README.md", "by_length.svg"
 MEANT = Path(__file__).parents[1] / "docs" / "long-context.md"
+ASK_MANY = ("state-tracking", "mqar", "in-context-recall", "noisy-recall", "fuzzy-recall")
 ACROSS, PANEL = 3, (2.9, 2.2)  # panels in a row of the picture; inches of one
 
 STYLES = {
@@ -88,16 +89,16 @@ def contenders(names: Iterable[str]) -> list[Contender]:
 
 
 def right(scores: Iterable[TaskScore]) -> Shares:
-    """Of the samples, over all depths. A word problem, which asks after every element, has the share of the products
-    before that of the samples; BABILong's tasks have a mean as well, where all were asked."""
+    """Of the samples, over all depths. Where a sample asks many things the share of the answers, which is what those
+    benchmarks give, is before that of the samples; BABILong's tasks have a mean as well, where all were asked."""
     found: dict[str, dict[str, list[TaskScore]]] = {}
     for score in scores:
         found.setdefault(score.task, {}).setdefault(score.model, []).append(score)
     shares: Shares = {}
     for task, runs in sorted(found.items()):
         whole = {run: pooled_accuracy(own) for run, own in runs.items()}
-        if task.startswith("state-tracking"):
-            shares |= {task: {run: _products(own) for run, own in runs.items()}, f"{task}, whole words": whole}
+        if task.startswith(ASK_MANY):
+            shares |= {task: {run: _answers(own) for run, own in runs.items()}, f"{task}, whole samples": whole}
         else:
             shares[task] = whole
     questions = [runs for task, runs in shares.items() if re.fullmatch(r"babilong qa\d", task)]
@@ -117,9 +118,10 @@ def page(results: Results, folder: Path) -> str:
         f"what measured each number in [results.json](results.json). {made}Made by:",
         *(f"    {command}" for command in (results.command or "").splitlines()),
         *results.notes,
-        "Share right in %: of the samples as a whole; of word problems of all answers as well. A number for each seed, "
-        "in the order of the seeds in the first table; without a rate it is the recipe's. The picture has their means, "
-        "and bars from the lowest to the highest; a hollow mark is of fewer seeds than the line.",
+        "Share right in %: of the samples as a whole, or, where samples ask many things, of the answers. A number "
+        "for each seed, in the order of the seeds in the first table; without a rate it is the recipe's. The "
+        "picture has their means, and bars from the lowest to the highest; a hollow mark is of fewer "
+        "seeds than the line.",
         f"![Share right by length]({PICTURE})",
         _models_table(found, results.models),
         *(f"## {task}\n\n{table}" for task, table in tables.items()),
@@ -192,7 +194,7 @@ def _common(tasks: Sequence[Runs], run: str) -> set[int]:
     return set.intersection(*(set(runs[run]) for runs in tasks))
 
 
-def _products(scores: Sequence[TaskScore]) -> dict[int, float]:
+def _answers(scores: Sequence[TaskScore]) -> dict[int, float]:
     return {s.length: s.tokens_accuracy for s in scores if s.tokens_accuracy is not None}
 
 

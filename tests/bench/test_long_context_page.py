@@ -61,11 +61,12 @@ def test_a_page_leads_to_what_it_means(tmp_path, deeper):
     assert (folder / meant).read_text().startswith("# Long context")
 
 
-def test_a_word_problem_counts_its_products_and_whole_words():
-    scores = [score("Titans (LMM), seed 0", 32, 0.25, task="state-tracking parity", tokens_accuracy=0.9)]
+@pytest.mark.parametrize("task", ["state-tracking parity", "mqar 8 pairs of 64 tokens", "noisy-recall"])
+def test_where_much_is_asked_the_answers_count_and_the_whole_samples(task):
+    scores = [score("Titans (LMM), seed 0", 32, 0.25, task=task, tokens_accuracy=0.9)]
     assert right(scores) == {
-        "state-tracking parity": {"Titans (LMM), seed 0": {32: 0.9}},
-        "state-tracking parity, whole words": {"Titans (LMM), seed 0": {32: 0.25}},
+        task: {"Titans (LMM), seed 0": {32: 0.9}},
+        f"{task}, whole samples": {"Titans (LMM), seed 0": {32: 0.25}},
     }
 
 
