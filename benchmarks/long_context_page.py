@@ -95,7 +95,7 @@ def right(scores: Iterable[TaskScore]) -> Shares:
     for score in scores:
         found.setdefault(score.task, {}).setdefault(score.model, []).append(score)
     shares: Shares = {}
-    for task, runs in sorted(found.items()):
+    for task, runs in sorted(found.items(), key=_by_number):
         whole = {run: pooled_accuracy(own) for run, own in runs.items()}
         if task.startswith(ASK_MANY):
             shares |= {task: {run: _answers(own) for run, own in runs.items()}, f"{task}, whole samples": whole}
@@ -192,6 +192,11 @@ def _means(tasks: Sequence[Runs]) -> Runs:
 
 def _common(tasks: Sequence[Runs], run: str) -> set[int]:
     return set.intersection(*(set(runs[run]) for runs in tasks))
+
+
+def _by_number(found: tuple[str, object]) -> list[str | int]:
+    """A key for sorting: 8 pairs come before 16."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", found[0])]
 
 
 def _answers(scores: Sequence[TaskScore]) -> dict[int, float]:

@@ -70,6 +70,17 @@ def test_where_much_is_asked_the_answers_count_and_the_whole_samples(task):
     }
 
 
+def test_tasks_are_in_the_order_of_their_numbers():
+    scores = [
+        score("Llama, seed 0", 32, 0.5, task=f"mqar {pairs} pairs", tokens_accuracy=0.5) for pairs in (128, 16, 8)
+    ]
+    assert [task for task in right(scores) if not task.endswith("samples")] == [
+        "mqar 8 pairs",
+        "mqar 16 pairs",
+        "mqar 128 pairs",
+    ]
+
+
 def test_babilong_has_a_mean_where_all_its_tasks_were_asked():
     scores = [
         score("Titans (MAC), seed 0", 0, 1.0, task="babilong qa1"),

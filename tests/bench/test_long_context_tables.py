@@ -31,7 +31,7 @@ def test_a_table_of_nothing_is_refused(results):
 
 def test_the_page_has_the_numbers_of_the_results():
     text = PAGE.read_text()
-    assert text.count("<!-- ") == 19
+    assert text.count("<!-- ") == 22
     assert filled(text) == text
 
 
