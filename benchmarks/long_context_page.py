@@ -33,6 +33,7 @@ from titans.report.style import (
 PAGE, PICTURE = "README.md", "by_length.svg"
 MEANT = Path(__file__).parents[1] / "docs" / "long-context.md"
 ASK_MANY = ("state-tracking", "mqar", "in-context-recall", "noisy-recall", "fuzzy-recall")
+"""Tasks of which a sample asks many things."""
 ACROSS, PANEL = 3, (2.9, 2.2)  # panels in a row of the picture; inches of one
 
 STYLES = {
@@ -119,9 +120,8 @@ def page(results: Results, folder: Path) -> str:
         *(f"    {command}" for command in (results.command or "").splitlines()),
         *results.notes,
         "Share right in %: of the samples as a whole, or, where samples ask many things, of the answers. A number "
-        "for each seed, in the order of the seeds in the first table; without a rate it is the recipe's. The "
-        "picture has their means, and bars from the lowest to the highest; a hollow mark is of fewer "
-        "seeds than the line.",
+        "for each seed, in the order of the seeds in the first table; without a rate it is the recipe's. The picture "
+        "has their means, and bars from the lowest to the highest; a hollow mark is of fewer seeds than the line.",
         f"![Share right by length]({PICTURE})",
         _models_table(found, results.models),
         *(f"## {task}\n\n{table}" for task, table in tables.items()),
