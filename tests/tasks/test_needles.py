@@ -155,6 +155,22 @@ def test_asked_again(documents, random):
     assert max(counts) > 3
 
 
+def test_any_of_several_keys_is_asked_for_again(documents, random):
+    """With its own value: what came last says nothing about what comes next."""
+    task, orders = needles("mk", documents, again=0.9), set()
+    for _ in range(40):
+        piece = task.sample(4000, random).whole()
+        assert len(piece) == 4000
+        text = ByteTokenizer().decode([*piece.tokens, piece.labels[-1]])
+        told = NEEDLE.findall(text)
+        answers = re.findall(r"The special magic number for (\S+) mentioned in the provided text is (\d+)\.", text)
+        assert len(told) == 4
+        assert set(answers) <= set(told)
+        assert (piece.labels != IGNORED).sum() == 9 * len(answers)
+        orders.add(tuple(told.index(answer) for answer in answers))
+    assert {len(set(order)) for order in orders} >= {1, 2, 3}
+
+
 def test_mixed_tasks_come_up_alike(documents, random):
     mixed = Mixed(tuple(needles(kind, documents) for kind in ("pk", "w")))
     assert mixed.shortest == needles("w", documents).shortest

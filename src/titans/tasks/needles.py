@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class Needles:
     depth: float | None = None
     """where the needle that is asked for lies, 0 at the text's beginning, 1 at its end; None: anywhere"""
     again: float = 0.0
-    """to train on: up to this share of a sample, more text in which the same question is put again and again"""
+    """to train on: up to this share of a sample, more text in which any of its keys is asked for again and again"""
 
     def __post_init__(self) -> None:
         require(self, "kind", self.kind in KINDS, f"one of {', '.join(KINDS)}")
@@ -74,7 +74,7 @@ class Needles:
     def shortest(self) -> int:
         """With the longest words and no filler at all; each of their characters may be a token of its own."""
         values, needles = self._num_values, self._num_keys + self._num_values - 1
-        around = sum(map(len, self._parts("", [""] * values, [("", "")] * needles)))
+        around = sum(map(len, (*self._stated([("", "")] * needles), *self._asked("", [""] * values))))
         key = len(f"{max(_ADJECTIVES, key=len)}-{max(_NOUNS, key=len)}")
         value = 36 if self.kind == "w" else 7
         # The question says the key twice and the answer every value once more; the last token is only a label.
@@ -89,8 +89,9 @@ class Needles:
         key, *others = _distinct_keys(self._num_keys, random)
         values = [_value(self.kind, random) for _ in range(self._num_values)]
         needles = [(key, value) for value in values] + [(other, _value(self.kind, random)) for other in others]
-        opening, *pieces, question, answer = self._parts(key, values, needles)
-        end = stated(question, answer)
+        opening, *pieces = self._stated(needles)
+        told = [(key, values), *((other, [value]) for other, value in needles[len(values) :])]
+        end = stated(*self._asked(key, values))
         hay = length - len(opening) - sum(map(len, pieces)) - len(end)
         if hay < 0:
             raise TitansError(
@@ -107,7 +108,7 @@ class Needles:
             (
                 opening,
                 *self._hidden(pieces, cuts, hay - more, random),
-                *self._asked_again(stated(question, answer, self._encode(" ")), more, random),
+                *self._asked_again(told, more, random),
                 end,
             )
         )
@@ -121,33 +122,39 @@ class Needles:
         text = background(self.filler, length, self.tokenizer, random)
         return hidden(text, pieces, [cut and next_end(text, cut, self.tokenizer) for cut in cuts])
 
-    def _asked_again(self, asked: Piece, room: int, random: np.random.Generator) -> list[Piece | Stretch]:
-        """`room` tokens in which the question is put as often as there is place, with text before the next time."""
+    def _asked_again(
+        self, told: Sequence[tuple[str, Sequence[str]]], room: int, random: np.random.Generator
+    ) -> list[Piece | Stretch]:
+        """`room` tokens in which any key's question is put as often as there is place, with text before the next."""
+        asked = [stated(*self._asked(key, values), self._encode(" ")) for key, values in told]
         parts = []
-        for gap in gaps(room, len(asked), random):
-            parts += [asked, *self.filler.stretch(gap, random)]
-            room -= len(asked) + gap
+        for gap in gaps(room, max(map(len, asked)), random):
+            one = asked[random.integers(len(asked))]
+            parts += [one, *self.filler.stretch(gap, random)]
+            room -= len(one) + gap
         return [*parts, *self.filler.stretch(room, random)]
 
-    def _parts(self, key: str, values: Sequence[str], needles: Sequence[tuple[str, str]]) -> list[Any]:
-        """All but the haystack: the opening and the needles (pieces), the question and its answer (tokens)."""
-        several = len(values) > 1
-        what = ("uuid" if self.kind == "w" else "number") + "s" * several
-        be = "are" if several else "is"
-        opening = (
-            f"{'Some' if several else 'A'} special magic {what} {be} hidden within the following text. Make sure to "
-            f"memorize it. I will quiz you about the {what} afterwards.\n"
-        )
-        asked = f"the special magic {what} for {key} mentioned in the provided text"
-        question = f"\nWhat {be} {'all ' * several}{asked}? {asked[0].upper()}{asked[1:]} {be}"
-        singular = what.removesuffix("s")
+    def _stated(self, needles: Sequence[tuple[str, str]]) -> list[Piece]:
+        """The opening and the needles."""
+        what, be, some = (f"{self._what}s", "are", "Some") if self._num_values > 1 else (self._what, "is", "A")
         before, after = ("", "\n") if isinstance(self.filler, Lines) else (" ", "")
-        stated_ones = [f"{before}One of the special magic {singular}s for {k} is: {v}.{after}" for k, v in needles]
-        return [
-            *(unasked(self._encode(text)) for text in (opening, *stated_ones)),
-            self._encode(question),
-            self._encode(" " + ", ".join(values) + "."),
+        texts = [
+            f"{some} special magic {what} {be} hidden within the following text. Make sure to memorize it. I will quiz "
+            f"you about the {what} afterwards.\n",
+            *(f"{before}One of the special magic {self._what}s for {k} is: {v}.{after}" for k, v in needles),
         ]
+        return [unasked(self._encode(text)) for text in texts]
+
+    def _asked(self, key: str, values: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The question about a key, and its answer."""
+        what, be, every = (f"{self._what}s", "are", "all ") if self._num_values > 1 else (self._what, "is", "")
+        asked = f"the special magic {what} for {key} mentioned in the provided text"
+        question = f"\nWhat {be} {every}{asked}? {asked[0].upper()}{asked[1:]} {be}"
+        return self._encode(question), self._encode(" " + ", ".join(values) + ".")
+
+    @property
+    def _what(self) -> str:
+        return "uuid" if self.kind == "w" else "number"
 
     def _encode(self, text: str) -> np.ndarray:
         return self.tokenizer.encode(text)
