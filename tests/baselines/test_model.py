@@ -15,6 +15,7 @@ from titans.baselines import (
 )
 from titans.errors import TitansError
 from titans.files import save_tensors
+from titans.memory.config import MemoryConfig
 from titans.models.config import TitansConfig
 from titans.models.language_model import TitansLM
 
@@ -179,6 +180,7 @@ def test_neither_kind(tmp_path):
         ({"name": "gpt"}, "BaselineConfig.name"),
         ({"name": "llama", "dim": 30, "num_heads": 4}, "dim is 30; it must be a multiple of 2 num_heads = 8"),
         ({"name": "llama-swa", "window_size": 1}, "window_size is 1; it must be at least 2"),
+        ({"name": "mamba", "conv_size": 0}, "conv_size is 0; it must be at least 1"),
         ({"name": "hybrid", "num_layers": 1}, "num_layers is 1; it must be at least 2"),
     ],
 )
@@ -246,6 +248,24 @@ def test_a_sliding_window_has_as_many_tokens_as_ours(window):
             other[0, -1 - back] = (x[0, -1 - back] + 7) % 256
             changed = (model(other)[0][0, -1] - before).abs().max() > 1e-4
             assert changed == (back < window), back
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("llama")])
+def test_a_convolution_reaches_as_far_back_as_the_memorys(name):
+    def like(**memory):
+        return baseline_like(name, TitansConfig(dim=32, num_layers=4, num_heads=2, memory=MemoryConfig(**memory)))
+
+    model, x = BaselineLM(like(conv_size=9)).eval(), tokens(2, 40)
+    assert {module.kernel_size for module in model.modules() if isinstance(module, torch.nn.Conv1d)} == {(9,)}
+    with torch.no_grad():
+        whole, _ = model(x)
+        first, state = model(x[:, :20])
+        pieces = [first]
+        for piece in x[:, 20:].split(5, 1):  # shorter than the convolution
+            logits, state = model(piece, state)
+            pieces.append(logits)
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, **CLOSE)
+    assert like(conv_size=2).conv_size == like(convolution=False, conv_size=9).conv_size == 4  # their own
 
 
 def test_loss_is_cross_entropy_over_labels_that_count(model):

@@ -72,7 +72,7 @@ def _attention(config: BaselineConfig) -> dict:
 
 
 def _mamba(config: BaselineConfig) -> MambaModel:
-    settings = MambaConfig(**_sizes(config))
+    settings = MambaConfig(**_sizes(config), conv_kernel=config.conv_size)
     settings.intermediate_size = config.width  # by itself a whole multiple of dim, which is too coarse to match sizes
     return MambaModel(settings)
 
@@ -87,6 +87,7 @@ def _mamba2(config: BaselineConfig) -> Mamba2Model:
         head_dim=inner // heads,
         state_size=config.width,
         n_groups=1,
+        conv_kernel=config.conv_size,
         chunk_size=CHUNK_SIZE,
     )
     return Mamba2Model(settings)
@@ -98,7 +99,7 @@ def _gated_delta(config: BaselineConfig) -> Qwen3NextModel:
         **_sizes(config),
         **_attention(config),
         num_experts=0,
-        **_delta_heads(config),
+        **_delta_rule(config),
         layer_types=["full_attention" if config.attends(i) else "linear_attention" for i in range(config.num_layers)],
     )
     return Qwen3NextModel(settings)
@@ -110,7 +111,7 @@ def _delta_alone(config: BaselineConfig) -> OlmoHybridModel:
         _DeltaAlone(
             **_sizes(config),
             **_attention(config),
-            **_delta_heads(config),
+            **_delta_rule(config),
             linear_allow_neg_eigval=config.name.endswith("neg"),
             layer_types=["linear_attention"] * config.num_layers,
         )
@@ -129,8 +130,9 @@ class _DeltaAlone(OlmoHybridConfig):
         """OLMo Hybrid's own refuses to be without attention."""
 
 
-def _delta_heads(config: BaselineConfig) -> dict:
+def _delta_rule(config: BaselineConfig) -> dict:
     return {
+        "linear_conv_kernel_dim": config.conv_size,
         "linear_num_key_heads": config.num_heads,
         "linear_num_value_heads": config.num_heads,
         "linear_key_head_dim": max(1, 3 * config.dim // (4 * config.num_heads)),

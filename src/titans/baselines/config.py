@@ -39,13 +39,15 @@ class BaselineConfig(Configuration):
     """heads of attention or the delta rule; Mamba-2 has as many or more, of 64 channels at most, and Mamba has none"""
     window_size: int = 64
     """llama-swa: tokens that attention sees, the current one included"""
+    conv_size: int = 4
+    """taps of the convolution of the Mambas and the delta rule; 4 is what they were published with"""
     hidden_size: int | None = None
     """width of the SwiGLU; None for 8/3 of dim, rounded up to a multiple of 8. The Mambas have no SwiGLU: of Mamba it
     is the inner width (None: 2 dim), of Mamba-2 the state's size per channel (None: 64)"""
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("vocab_size", "dim", "num_layers", "num_heads"):
+        for name in ("vocab_size", "dim", "num_layers", "num_heads", "conv_size"):
             require(self, name, getattr(self, name) >= 1, "at least 1")
         require(self, "hidden_size", self.hidden_size is None or self.hidden_size >= 1, "at least 1")
         if self.name == "llama-swa":  # transformers keeps the last window_size - 1 keys, and takes -0 for all of them

@@ -12,6 +12,8 @@ from titans.models.config import TitansConfig
 def baseline_like(name: Name, config: TitansConfig) -> BaselineConfig:
     """A baseline in a Titans model's place: as wide and deep, with as many heads and parameters.
 
+    Its convolution, if it has one, reaches as far back as that of the model's memory, and never less far than its own.
+
     A block of the Mambas has no SwiGLU, so that two of them stand for one (arXiv 2312.00752, section 3.4): with one, a
     Mamba-2 of as many parameters would have a state several times the usual size.
 
@@ -28,6 +30,7 @@ def baseline_like(name: Name, config: TitansConfig) -> BaselineConfig:
         num_layers=config.num_layers * (2 if name in ("mamba", "mamba2") else 1),
         num_heads=config.num_heads,
         window_size=config.window_size,
+        conv_size=max(BaselineConfig.conv_size, config.memory.conv_size if config.memory.convolution else 0),
     )
     return match_parameters(like, presets.num_parameters(config))
 
