@@ -250,12 +250,13 @@ def test_a_sliding_window_has_as_many_tokens_as_ours(window):
             assert changed == (back < window), back
 
 
+def with_memory(name, **memory):
+    return baseline_like(name, TitansConfig(dim=32, num_layers=4, num_heads=2, memory=MemoryConfig(**memory)))
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("llama")])
 def test_a_convolution_reaches_as_far_back_as_the_memorys(name):
-    def like(**memory):
-        return baseline_like(name, TitansConfig(dim=32, num_layers=4, num_heads=2, memory=MemoryConfig(**memory)))
-
-    model, x = BaselineLM(like(conv_size=9)).eval(), tokens(2, 40)
+    model, x = BaselineLM(with_memory(name, conv_size=9)).eval(), tokens(2, 40)
     assert {module.kernel_size for module in model.modules() if isinstance(module, torch.nn.Conv1d)} == {(9,)}
     with torch.no_grad():
         whole, _ = model(x)
@@ -265,7 +266,18 @@ def test_a_convolution_reaches_as_far_back_as_the_memorys(name):
             logits, state = model(piece, state)
             pieces.append(logits)
     torch.testing.assert_close(torch.cat(pieces, 1), whole, **CLOSE)
-    assert like(conv_size=2).conv_size == like(convolution=False, conv_size=9).conv_size == 4  # their own
+
+
+@pytest.mark.parametrize(
+    ("name", "memory"),
+    [
+        ("gated-delta", {"conv_size": 2}),
+        ("gated-delta", {"conv_size": 9, "convolution": False}),
+        ("llama", {"conv_size": 9}),
+    ],
+)
+def test_where_the_memorys_is_no_measure_a_convolution_has_its_own_length(name, memory):
+    assert with_memory(name, **memory).conv_size == BaselineConfig.conv_size
 
 
 def test_loss_is_cross_entropy_over_labels_that_count(model):

@@ -23,6 +23,7 @@ def baseline_like(name: Name, config: TitansConfig) -> BaselineConfig:
     """
     if name == "hybrid" and config.num_layers < 2:
         raise TitansError("hybrid takes a block of each of two kinds, and this model has one block: choose another")
+    convolves = config.memory.convolution and not name.startswith("llama")
     like = BaselineConfig(
         name=name,
         vocab_size=config.vocab_size,
@@ -30,7 +31,7 @@ def baseline_like(name: Name, config: TitansConfig) -> BaselineConfig:
         num_layers=config.num_layers * (2 if name in ("mamba", "mamba2") else 1),
         num_heads=config.num_heads,
         window_size=config.window_size,
-        conv_size=max(BaselineConfig.conv_size, config.memory.conv_size if config.memory.convolution else 0),
+        conv_size=max(BaselineConfig.conv_size, config.memory.conv_size * convolves),
     )
     return match_parameters(like, presets.num_parameters(config))
 
