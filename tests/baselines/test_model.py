@@ -53,16 +53,22 @@ def test_a_token_is_still_heard_behind_the_last_block(model):
     assert torch.cosine_similarity(last, entered, dim=-1).mean() > 0.7
 
 
+def in_pieces(model, x, sizes):
+    """The logits of all, and the state after the last."""
+    state, parts = None, []
+    for piece in x.split(list(sizes), dim=1):
+        logits, state = model(piece, state)
+        parts.append(logits)
+    return torch.cat(parts, 1), state
+
+
 def test_any_split_equals_one_call(model):
     x = tokens()
     with torch.no_grad():
         whole, end = model(x)
         for cuts in ([1, 69], [40, 30], [3, 1, 1, 60, 5]):
-            state, parts = None, []
-            for piece in x.split(cuts, dim=1):
-                logits, state = model(piece, state)
-                parts.append(logits)
-            torch.testing.assert_close(torch.cat(parts, 1), whole, **CLOSE)
+            logits, state = in_pieces(model, x, cuts)
+            torch.testing.assert_close(logits, whole, **CLOSE)
             assert (state.position == 70).all()
             for one, other in zip(state.tensors().values(), end.tensors().values(), strict=True):
                 torch.testing.assert_close(one, other, **CLOSE)
@@ -121,11 +127,8 @@ def test_gradients_through_a_state_are_those_of_one_call(model):
     x = tokens(length=40)
 
     def gradients(*cuts: int) -> list[torch.Tensor]:
-        state, logits = None, []
-        for piece in x.split(list(cuts), dim=1):
-            part, state = model(piece, state)
-            logits.append(part)
-        loss = torch.cat(logits, 1)[:, -3:].square().sum()
+        logits, _ = in_pieces(model, x, cuts)
+        loss = logits[:, -3:].square().sum()
         return list(torch.autograd.grad(loss, list(model.parameters())))
 
     for one, other in zip(gradients(40), gradients(36, 1, 1, 2), strict=True):
@@ -260,12 +263,8 @@ def test_a_convolution_reaches_as_far_back_as_the_memorys(name):
     assert {module.kernel_size for module in model.modules() if isinstance(module, torch.nn.Conv1d)} == {(9,)}
     with torch.no_grad():
         whole, _ = model(x)
-        first, state = model(x[:, :20])
-        pieces = [first]
-        for piece in x[:, 20:].split(5, 1):  # shorter than the convolution
-            logits, state = model(piece, state)
-            pieces.append(logits)
-    torch.testing.assert_close(torch.cat(pieces, 1), whole, **CLOSE)
+        split, _ = in_pieces(model, x, [20, 5, 5, 5, 5])  # shorter than the convolution
+    torch.testing.assert_close(split, whole, **CLOSE)
 
 
 @pytest.mark.parametrize(

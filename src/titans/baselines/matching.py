@@ -23,7 +23,7 @@ def baseline_like(name: Name, config: TitansConfig) -> BaselineConfig:
     """
     if name == "hybrid" and config.num_layers < 2:
         raise TitansError("hybrid takes a block of each of two kinds, and this model has one block: choose another")
-    convolves = config.memory.convolution and not name.startswith("llama")
+    own_taps, convolves = BaselineConfig.conv_size, config.memory.convolution and not name.startswith("llama")
     like = BaselineConfig(
         name=name,
         vocab_size=config.vocab_size,
@@ -31,7 +31,7 @@ def baseline_like(name: Name, config: TitansConfig) -> BaselineConfig:
         num_layers=config.num_layers * (2 if name in ("mamba", "mamba2") else 1),
         num_heads=config.num_heads,
         window_size=config.window_size,
-        conv_size=max(BaselineConfig.conv_size, config.memory.conv_size * convolves),
+        conv_size=max(own_taps, config.memory.conv_size) if convolves else own_taps,
     )
     return match_parameters(like, presets.num_parameters(config))
 

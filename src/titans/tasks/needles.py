@@ -90,8 +90,8 @@ class Needles:
         values = [_value(self.kind, random) for _ in range(self._num_values)]
         needles = [(key, value) for value in values] + [(other, _value(self.kind, random)) for other in others]
         opening, *pieces = self._stated(needles)
-        told = [(key, values), *((other, [value]) for other, value in needles[len(values) :])]
-        end = stated(*self._asked(key, values))
+        asked = [self._asked(key, values), *(self._asked(other, [value]) for other, value in needles[len(values) :])]
+        end = stated(*asked[0])
         hay = length - len(opening) - sum(map(len, pieces)) - len(end)
         if hay < 0:
             raise TitansError(
@@ -108,7 +108,7 @@ class Needles:
             (
                 opening,
                 *self._hidden(pieces, cuts, hay - more, random),
-                *self._asked_again(told, more, random),
+                *self._asked_again(asked, more, random),
                 end,
             )
         )
@@ -123,13 +123,14 @@ class Needles:
         return hidden(text, pieces, [cut and next_end(text, cut, self.tokenizer) for cut in cuts])
 
     def _asked_again(
-        self, told: Sequence[tuple[str, Sequence[str]]], room: int, random: np.random.Generator
+        self, asked: Sequence[tuple[np.ndarray, np.ndarray]], room: int, random: np.random.Generator
     ) -> list[Piece | Stretch]:
-        """`room` tokens in which any key's question is put as often as there is place, with text before the next."""
-        asked = [stated(*self._asked(key, values), self._encode(" ")) for key, values in told]
+        """`room` tokens in which any of the questions is put as often as there is place, with text before the next."""
+        space = self._encode(" ")
+        every = [stated(question, answer, space) for question, answer in asked]
         parts = []
-        for gap in gaps(room, max(map(len, asked)), random):
-            one = asked[random.integers(len(asked))]
+        for gap in gaps(room, max(map(len, every)), random):
+            one = every[random.integers(len(every))]
             parts += [one, *self.filler.stretch(gap, random)]
             room -= len(one) + gap
         return [*parts, *self.filler.stretch(room, random)]
